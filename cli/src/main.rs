@@ -1,0 +1,3 @@
+//! The binary tutti and its subcommands.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The data plane: one request, from accepted socket to settled record.

@@ -1,0 +1,1 @@
+//! A faithful simulated Ollama, as library and process.

@@ -1,0 +1,3 @@
+//! cargo xtask: up, test, bench, rig.
+
+fn main() {}
