@@ -1,1 +1,3 @@
 //! The data plane: one request, from accepted socket to settled record.
+
+pub mod json;
