@@ -1,0 +1,130 @@
+//! The two dialects of Ollama 0.11.4, as bytes: what is asked and what is answered.
+
+mod answer;
+mod call;
+mod fields;
+mod listing;
+mod time;
+
+pub(crate) use answer::{Printer, prerendered};
+pub(crate) use call::{Call, Want};
+pub(crate) use listing::{models, one_model, ps, show, tags};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+
+/// An inference endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Api {
+    /// `/api/chat`
+    Chat,
+    /// `/api/generate`
+    Generate,
+    /// `/api/embed`
+    Embed,
+    /// `/api/embeddings`
+    Embeddings,
+    /// `/v1/chat/completions`
+    OpenaiChat,
+    /// `/v1/completions`
+    OpenaiCompletions,
+    /// `/v1/embeddings`
+    OpenaiEmbeddings,
+}
+
+impl Api {
+    /// The endpoint at this path.
+    pub fn at(path: &str) -> Option<Api> {
+        Some(match path {
+            "/api/chat" => Api::Chat,
+            "/api/generate" => Api::Generate,
+            "/api/embed" => Api::Embed,
+            "/api/embeddings" => Api::Embeddings,
+            "/v1/chat/completions" => Api::OpenaiChat,
+            "/v1/completions" => Api::OpenaiCompletions,
+            "/v1/embeddings" => Api::OpenaiEmbeddings,
+            _ => return None,
+        })
+    }
+
+    /// Whether errors and streams are OpenAI's.
+    pub fn is_openai(self) -> bool {
+        matches!(self, Api::OpenaiChat | Api::OpenaiCompletions | Api::OpenaiEmbeddings)
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// HTTP status.
+    pub status: u16,
+    /// Value of `content-type`.
+    pub content_type: &'static str,
+    /// The document.
+    pub body: Bytes,
+}
+
+const JSON_NATIVE: &str = "application/json; charset=utf-8";
+const JSON_OPENAI: &str = "application/json";
+
+impl Reply {
+    /// A document in Ollama's own dialect.
+    pub fn native(status: u16, document: &impl Serialize) -> Self {
+        Reply { status, content_type: JSON_NATIVE, body: to_json(document).into() }
+    }
+
+    /// A document as the OpenAI layer writes it: with a line feed at its end.
+    pub fn openai(status: u16, document: &impl Serialize) -> Self {
+        let mut body = to_json(document);
+        body.push(b'\n');
+        Reply { status, content_type: JSON_OPENAI, body: body.into() }
+    }
+
+    /// Plain text.
+    pub fn text(status: u16, text: &'static str) -> Self {
+        Reply { status, content_type: "text/plain; charset=utf-8", body: Bytes::from_static(text.as_bytes()) }
+    }
+
+    /// An error from behind the OpenAI layer, which calls all of them `api_error`, or from Ollama itself.
+    pub fn error(api: Api, status: u16, message: &str) -> Self {
+        if api.is_openai() { openai_error(status, "api_error", message) } else { native_error(status, message) }
+    }
+
+    /// An error in the request's own form, found before a model is looked for.
+    pub fn bad_request(api: Api, message: &str) -> Self {
+        if api.is_openai() {
+            Reply { content_type: JSON_NATIVE, ..openai_error(400, "invalid_request_error", message) }
+        } else {
+            native_error(400, message)
+        }
+    }
+
+    /// The answer of a full queue.
+    pub fn busy(api: Api) -> Self {
+        Reply::error(api, 503, "server busy, please try again.  maximum pending requests exceeded")
+    }
+}
+
+fn native_error(status: u16, message: &str) -> Reply {
+    Reply::native(status, &json!({ "error": message }))
+}
+
+fn openai_error(status: u16, kind: &str, message: &str) -> Reply {
+    #[derive(Serialize)]
+    struct Error<'a> {
+        message: &'a str,
+        r#type: &'a str,
+        param: Option<()>,
+        code: Option<()>,
+    }
+    #[derive(Serialize)]
+    struct Envelope<'a> {
+        error: Error<'a>,
+    }
+    Reply::openai(status, &Envelope { error: Error { message, r#type: kind, param: None, code: None } })
+}
+
+fn to_json(document: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(document).expect("these documents have string keys and finite numbers only")
+}
