@@ -1,3 +1,35 @@
 //! The data plane: one request, from accepted socket to settled record.
+//!
+//! A request goes accept ([`serve`]) → classify ([`classify`]) → identify → admit → schedule ([`schedule`]) → exchange
+//! ([`exchange`]) → settle ([`settle`]); [`handle`] calls the stages in this order. What they read is the [`table`],
+//! which [`control`] builds and swaps.
 
+mod answers;
+mod budget;
+pub mod classify;
+pub mod control;
+pub mod errors;
+pub mod exchange;
+mod fetch;
+mod handle;
+mod health;
+mod identify;
+mod intake;
 pub mod json;
+pub mod log;
+pub mod metrics;
+pub mod registry;
+pub mod replica;
+pub mod schedule;
+pub mod serve;
+pub mod settle;
+pub mod shared;
+pub mod status;
+pub mod table;
+
+pub use serve::{Gateway, Options, StartError};
+
+/// A random number to start from.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id()))
+}

@@ -1,0 +1,218 @@
+//! Which API a method and a path mean.
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use crate::errors::{Code, Failure};
+
+/// Whose words a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Dialect {
+    /// `/v1/…`: streams are server-sent events ending in `[DONE]`, errors are objects.
+    OpenAi,
+    /// `/api/…`: streams are lines of JSON ending in `"done": true`, errors are strings.
+    Ollama,
+}
+
+impl Dialect {
+    /// The dialect of a path, also of one that leads nowhere.
+    pub fn of(path: &str) -> Self {
+        if path.starts_with("/v1/") || path == "/v1" { Dialect::OpenAi } else { Dialect::Ollama }
+    }
+}
+
+/// An API that a model serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Api {
+    /// `POST /v1/chat/completions`
+    OpenAiChat,
+    /// `POST /v1/completions`
+    OpenAiCompletions,
+    /// `POST /v1/embeddings`
+    OpenAiEmbeddings,
+    /// `POST /api/chat`
+    OllamaChat,
+    /// `POST /api/generate`
+    OllamaGenerate,
+    /// `POST /api/embed`
+    OllamaEmbed,
+    /// `POST /api/embeddings`
+    OllamaEmbeddings,
+    /// `POST /api/show`
+    OllamaShow,
+}
+
+impl Api {
+    /// Every one, in the order of their numbers.
+    pub const ALL: [Api; 8] = [
+        Api::OpenAiChat,
+        Api::OpenAiCompletions,
+        Api::OpenAiEmbeddings,
+        Api::OllamaChat,
+        Api::OllamaGenerate,
+        Api::OllamaEmbed,
+        Api::OllamaEmbeddings,
+        Api::OllamaShow,
+    ];
+
+    /// The path at the replica.
+    pub const fn path(self) -> &'static str {
+        match self {
+            Api::OpenAiChat => "/v1/chat/completions",
+            Api::OpenAiCompletions => "/v1/completions",
+            Api::OpenAiEmbeddings => "/v1/embeddings",
+            Api::OllamaChat => "/api/chat",
+            Api::OllamaGenerate => "/api/generate",
+            Api::OllamaEmbed => "/api/embed",
+            Api::OllamaEmbeddings => "/api/embeddings",
+            Api::OllamaShow => "/api/show",
+        }
+    }
+
+    /// The words its clients speak.
+    pub const fn dialect(self) -> Dialect {
+        match self {
+            Api::OpenAiChat | Api::OpenAiCompletions | Api::OpenAiEmbeddings => Dialect::OpenAi,
+            _ => Dialect::Ollama,
+        }
+    }
+
+    /// OpenTelemetry's `gen_ai.operation.name`.
+    pub const fn operation(self) -> &'static str {
+        match self {
+            Api::OpenAiChat | Api::OllamaChat => "chat",
+            Api::OpenAiCompletions | Api::OllamaGenerate => "text_completion",
+            Api::OpenAiEmbeddings | Api::OllamaEmbed | Api::OllamaEmbeddings => "embeddings",
+            Api::OllamaShow => "show",
+        }
+    }
+
+    /// Whether it answers in a stream when the body does not say `stream`; `None` where it never streams.
+    pub const fn streams_by_default(self) -> Option<bool> {
+        match self {
+            Api::OpenAiChat | Api::OpenAiCompletions => Some(false),
+            Api::OllamaChat | Api::OllamaGenerate => Some(true),
+            _ => None,
+        }
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Work for a model; its name, where the path gave it.
+    Inference(Api, Option<String>),
+    /// `GET /v1/models`
+    Models,
+    /// `GET /v1/models/{id}`
+    Model(String),
+    /// `GET /api/tags`
+    Tags,
+    /// `GET /api/version`
+    Version,
+    /// `GET|HEAD /`
+    Root,
+    /// `GET|HEAD /healthz`
+    Health,
+    /// `GET|HEAD /readyz`
+    Ready,
+}
+
+/// Reads a request line. `path` is the raw path without its query.
+///
+/// # Errors
+/// What to answer where the path leads nowhere, wants another method, or is not for clients.
+pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
+    let (path, named) = split_model(path)?;
+    if let Some(api) = Api::ALL.into_iter().find(|api| api.path() == path) {
+        return if method == Method::POST { Ok(Ask::Inference(api, named)) } else { Err(wants("POST", method, path)) };
+    }
+    if named.is_some() {
+        return Err(Failure::new(Code::NotFound, format!("there is no {path} under /models/…")));
+    }
+    let get = |ask: Ask| if method == Method::GET { Ok(ask) } else { Err(wants("GET", method, path)) };
+    let look = |ask: Ask| {
+        if method == Method::GET || method == Method::HEAD { Ok(ask) } else { Err(wants("GET, HEAD", method, path)) }
+    };
+    match path {
+        "/" => look(Ask::Root),
+        "/healthz" => look(Ask::Health),
+        "/readyz" => look(Ask::Ready),
+        "/api/tags" => look(Ask::Tags),
+        "/api/version" => look(Ask::Version),
+        "/v1/models" => get(Ask::Models),
+        "/api/create" | "/api/copy" | "/api/delete" | "/api/pull" | "/api/push" => Err(Failure::new(
+            Code::ManagementRefused,
+            format!("{path} is not for clients: manage models at the replica, or in tutti's configuration"),
+        )),
+        _ if path.starts_with("/api/blobs/") => {
+            Err(Failure::new(Code::ManagementRefused, "blobs are not for clients: push them to the replica"))
+        }
+        "/api/ps" | "/v1/responses" | "/v1/messages" => {
+            Err(Failure::new(Code::NotSupported, format!("this version of tutti does not serve {path}")))
+        }
+        _ => match path.strip_prefix("/v1/models/") {
+            Some(id) if !id.is_empty() => get(Ask::Model(decoded(id)?)),
+            _ => Err(Failure::new(Code::NotFound, "there is no such path")),
+        },
+    }
+}
+
+/// `/models/{percent-encoded name}/rest` → (`/rest`, name).
+fn split_model(path: &str) -> Result<(&str, Option<String>), Failure> {
+    let Some((name, _)) = path.strip_prefix("/models/").and_then(|rest| rest.split_once('/')) else {
+        return Ok((path, None));
+    };
+    let rest = &path["/models/".len() + name.len()..];
+    Ok((rest, Some(decoded(name)?)))
+}
+
+fn decoded(part: &str) -> Result<String, Failure> {
+    match percent_decode_str(part).decode_utf8() {
+        Ok(name) => Ok(name.into_owned()),
+        Err(_) => Err(Failure::new(Code::InvalidModelName, "the model's name in the path is not UTF-8")),
+    }
+}
+
+fn wants(allow: &'static str, method: &Method, path: &str) -> Failure {
+    let mut failure = Failure::new(Code::MethodNotAllowed, format!("{path} takes {allow}, not {method}"));
+    failure.allow = Some(allow);
+    failure
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_api_is_found_by_its_path_and_under_a_model() {
+        for api in Api::ALL {
+            assert_eq!(ask(&Method::POST, api.path()).unwrap(), Ask::Inference(api, None));
+            let path = format!("/models/acme%2Frisk%3Av2{}", api.path());
+            assert_eq!(ask(&Method::POST, &path).unwrap(), Ask::Inference(api, Some("acme/risk:v2".into())));
+            let refused = ask(&Method::GET, api.path()).unwrap_err();
+            assert_eq!((refused.code, refused.allow), (Code::MethodNotAllowed, Some("POST")));
+        }
+    }
+
+    #[test]
+    fn what_is_no_inference() {
+        let get = |path| ask(&Method::GET, path);
+        assert_eq!(get("/").unwrap(), Ask::Root);
+        assert_eq!(ask(&Method::HEAD, "/").unwrap(), Ask::Root);
+        assert_eq!(get("/v1/models/acme%2Frisk").unwrap(), Ask::Model("acme/risk".into()));
+        assert_eq!(get("/v1/models/acme/risk").unwrap(), Ask::Model("acme/risk".into()));
+        for (path, code) in [
+            ("/api/pull", Code::ManagementRefused),
+            ("/api/blobs/sha256:00", Code::ManagementRefused),
+            ("/v1/responses", Code::NotSupported),
+            ("/nowhere", Code::NotFound),
+            ("/models/x", Code::NotFound),
+            ("/models/x/api/tags", Code::NotFound),
+            ("/models/%ff/api/chat", Code::InvalidModelName),
+        ] {
+            assert_eq!(get(path).unwrap_err().code, code, "{path}");
+        }
+    }
+}

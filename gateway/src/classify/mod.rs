@@ -1,0 +1,11 @@
+//! What a request asks for, from its head and one pass over its body.
+//!
+//! Pure: bytes in, [`Facts`] and [`Edits`] out. Nothing here knows which models exist.
+
+mod api;
+mod body;
+mod edits;
+
+pub use api::{Api, Ask, Dialect, ask};
+pub use body::{Facts, Reading, read};
+pub use edits::Edits;

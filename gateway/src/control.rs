@@ -1,0 +1,165 @@
+//! The one task that changes what the cores see: it asks the replicas what they have, takes new configurations, builds
+//! tables and publishes them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tutti_api::Config;
+
+use crate::fetch;
+use crate::registry::Registry;
+use crate::replica::Replica;
+use crate::shared::Shared;
+use crate::table::{Available, Catalog, Table};
+
+/// How often the replicas are asked what they have.
+const EVERY: Duration = Duration::from_secs(10);
+/// How soon they may be asked again because a name was not known.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long one may take to answer.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// A configuration to take up, and where to say what came of it.
+type Reload = (Arc<Config>, oneshot::Sender<Result<u32, String>>);
+
+/// The handle of the control task.
+#[derive(Clone, Debug)]
+pub struct Control {
+    reloads: mpsc::Sender<Reload>,
+}
+
+impl Control {
+    /// Takes up a configuration; resolves with its generation once every queue goes by it.
+    ///
+    /// # Errors
+    /// Why it cannot be; then all stays as it was.
+    pub async fn reload(&self, config: Arc<Config>) -> Result<u32, String> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = || "the gateway is shutting down".to_owned();
+        self.reloads.send((config, reply)).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+}
+
+/// The control task's state.
+pub(crate) struct Task {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) registry: Registry,
+    pub(crate) catalog: Catalog,
+}
+
+impl Task {
+    /// Starts the task; it ends with its last handle.
+    pub(crate) fn start(self) -> Control {
+        let (reloads, inbox) = mpsc::channel(1);
+        tokio::spawn(self.run(inbox));
+        Control { reloads }
+    }
+
+    async fn run(mut self, mut inbox: mpsc::Receiver<Reload>) {
+        let mut asked = Instant::now();
+        loop {
+            let due = tokio::time::sleep_until((asked + EVERY).into());
+            tokio::select! {
+                reload = inbox.recv() => match reload {
+                    Some((config, reply)) => {
+                        let _ = reply.send(self.take(config).await);
+                    }
+                    None => return,
+                },
+                () = due => {
+                    self.refresh().await;
+                    asked = Instant::now();
+                }
+                () = self.shared.refresh.notified() => {
+                    if asked.elapsed() >= AGAIN {
+                        self.refresh().await;
+                        asked = Instant::now();
+                    }
+                    self.shared.refreshed.send_modify(|count| *count += 1);
+                }
+            }
+        }
+    }
+
+    async fn take(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        let known = self.shared.table();
+        let table = Table::build(config.clone(), &self.catalog, known.generation + 1, &mut self.registry)?;
+        drop(known);
+        // New replicas are asked before anybody is sent to them.
+        let new = ask(&table).await;
+        self.catalog.extend(new);
+        self.publish(config).await
+    }
+
+    /// Asks every replica; a table is built only where an answer is news.
+    pub(crate) async fn refresh(&mut self) {
+        let table = self.shared.table().clone();
+        let heard = ask(&table).await;
+        let news = heard.iter().any(|(id, available)| self.catalog.get(id) != Some(available));
+        self.catalog.extend(heard);
+        if news && let Err(error) = self.publish(table.config.clone()).await {
+            tracing::error!(error, "the table could not be built again");
+        }
+    }
+
+    async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        let generation = self.shared.table().generation + 1;
+        let table = Arc::new(Table::build(config, &self.catalog, generation, &mut self.registry)?);
+        let shared = self.shared.clone();
+        self.registry.publish(&table, || shared.swap(table.clone())).await;
+        let known: Vec<u64> = table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect();
+        self.catalog.retain(|id, _| known.contains(id));
+        Ok(generation)
+    }
+}
+
+/// Asks all replicas of a table at once what they have. Who does not answer keeps what was known of it.
+async fn ask(table: &Table) -> Catalog {
+    let mut asking = JoinSet::new();
+    for replica in table.pools.iter().flat_map(|pool| &pool.replicas).cloned() {
+        asking.spawn(async move {
+            if replica.version().is_none() {
+                version(&replica).await;
+            }
+            (replica.id, tags(&replica).await)
+        });
+    }
+    let mut catalog = HashMap::new();
+    while let Some(answered) = asking.join_next().await {
+        if let Ok((id, Some(available))) = answered {
+            catalog.insert(id, available);
+        }
+    }
+    catalog
+}
+
+async fn version(replica: &Replica) {
+    let Ok(fetched) = fetch::get(replica, "/api/version", WITHIN).await else { return };
+    let body: Value = serde_json::from_slice(&fetched.body).unwrap_or_default();
+    if let Some(version) = body["version"].as_str() {
+        replica.set_version(version.to_owned());
+    }
+}
+
+async fn tags(replica: &Replica) -> Option<Vec<Available>> {
+    let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
+    let mut body: Value = serde_json::from_slice(&fetched.body).ok()?;
+    let models = std::mem::take(body["models"].as_array_mut()?);
+    Some(
+        models
+            .into_iter()
+            .filter_map(|entry| Some(Available { name: entry["name"].as_str()?.to_owned(), entry }))
+            .collect(),
+    )
+}
+
+/// Whether what answers at this replica is the gateway of this instance itself.
+pub(crate) async fn is_ourselves(replica: &Replica, shared: &Shared) -> bool {
+    let fetched = fetch::get(replica, "/api/version", WITHIN).await;
+    fetched.is_ok_and(|fetched| fetched.headers.get("x-tutti-instance") == Some(&shared.instance))
+}

@@ -1,0 +1,178 @@
+//! Every error a client can get, in one table.
+//!
+//! A handler names a [`Code`]; status, blame and whether to retry come from the table, so no two places can answer the
+//! same fault differently. `message` is what the client may read and never holds what another client sent.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::{Response, StatusCode};
+
+use crate::classify::Dialect;
+use crate::exchange::ResponseBody;
+
+/// Whose fault an error is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The request was wrong: sending it again brings the same answer.
+    Client,
+    /// The gateway could not or would not serve it now.
+    Gateway,
+    /// The replica behind it failed.
+    Replica,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// The name in `error.code`, in logs and in the metric label `code`.
+    pub name: &'static str,
+    /// The HTTP status.
+    pub status: u16,
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// Whether the same request may succeed later, and after how long to try; `None`: it will not.
+    pub retry: Option<Duration>,
+    /// When it happens and what to do, for the documentation.
+    pub about: &'static str,
+}
+
+macro_rules! codes {
+    ($($code:ident $name:literal $status:literal $fault:ident $retry:expr, $about:literal;)*) => {
+        /// What went wrong; a name for a row of the table.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum Code { $(#[doc = $about] $code,)* }
+
+        impl Code {
+            /// Every code, in the order of the table.
+            pub const ALL: &'static [Code] = &[$(Code::$code,)*];
+
+            /// The code's row.
+            pub const fn row(self) -> &'static Row {
+                match self { $(Code::$code => const { &Row {
+                    name: $name, status: $status, fault: Fault::$fault, retry: $retry, about: $about,
+                } },)* }
+            }
+        }
+    };
+}
+
+const fn after_ms(ms: u64) -> Option<Duration> {
+    Some(Duration::from_millis(ms))
+}
+
+codes! {
+    InvalidBody "invalid_body" 400 Client None, "The body is no JSON object, or says one thing to one reader and another to the next (a controlled key twice, or in another case). Mend the body.";
+    InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or two say how long the body is. Mend the header.";
+    InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
+    ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
+    HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";
+    ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
+    ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
+    NotFound "not_found" 404 Client None, "No API has this path.";
+    MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
+    RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for 30 s.";
+    BodyTooLarge "body_too_large" 413 Client None, "The body is larger than `gateway.limits.body`.";
+    UnsupportedEncoding "unsupported_encoding" 415 Client None, "The body is compressed. Send it without Content-Encoding.";
+    QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";
+    NotSupported "not_supported" 501 Client None, "The API exists, and this version of tutti does not serve it.";
+    Overloaded "overloaded" 503 Gateway after_ms(1_000), "The bodies in memory have reached `gateway.limits.bufferedBodies`.";
+    QueueTimeout "queue_timeout" 503 Gateway after_ms(1_000), "No replica had a free slot within `queue.wait`.";
+    NoReplica "no_replica" 503 Gateway after_ms(1_000), "No replica of the pool can be reached.";
+    ShuttingDown "shutting_down" 503 Gateway after_ms(1_000), "The gateway is draining. Another one, or this one in a moment, will serve the request.";
+    UpstreamError "upstream_error" 502 Replica after_ms(0), "The replica answered what is no HTTP, or closed before its answer was whole.";
+    UpstreamTimeout "upstream_timeout" 504 Replica after_ms(0), "The replica was silent for `timeouts.firstByte` before or `timeouts.idle` within its answer.";
+    StreamInterrupted "stream_interrupted" 502 Replica after_ms(0), "The stream ended before its last event. The answer is incomplete.";
+}
+
+/// An error on its way to the client.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Which row of the table.
+    pub code: Code,
+    /// What happened this time, for the client.
+    pub message: String,
+    /// The methods a path takes, where that was the matter.
+    pub allow: Option<&'static str>,
+}
+
+impl Failure {
+    /// A failure of this code with its message.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), allow: None }
+    }
+
+    /// The error's JSON in the client's dialect: OpenAI's error object, or Ollama's plain `{"error": "…"}`.
+    pub fn json(&self, dialect: Dialect) -> serde_json::Value {
+        let row = self.code.row();
+        match dialect {
+            Dialect::Ollama => serde_json::json!({ "error": self.message }),
+            Dialect::OpenAi => serde_json::json!({ "error": {
+                "message": self.message,
+                "type": match row.fault {
+                    Fault::Client => "invalid_request_error",
+                    Fault::Gateway if row.status == 429 => "rate_limit_error",
+                    Fault::Gateway | Fault::Replica => "server_error",
+                },
+                "param": matches!(self.code, Code::ModelNotFound | Code::ModelRequired | Code::InvalidModelName).then_some("model"),
+                "code": row.name,
+            } }),
+        }
+    }
+
+    /// The whole answer, with the headers that say whether and when to retry.
+    pub fn response(&self, dialect: Dialect) -> Response<ResponseBody> {
+        let row = self.code.row();
+        let mut response = json_response(row.status, &self.json(dialect));
+        let headers = response.headers_mut();
+        if let Some(allow) = self.allow {
+            headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(if row.retry.is_some() { "true" } else { "false" }));
+        if let Some(after) = row.retry {
+            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)));
+        }
+        response
+    }
+}
+
+/// Read by OpenAI's clients before they look at the status.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+/// Read by OpenAI's clients before `retry-after`. Unit: milliseconds.
+const RETRY_AFTER_MS: HeaderName = HeaderName::from_static("retry-after-ms");
+
+/// A JSON answer.
+pub(crate) fn json_response(status: u16, body: &serde_json::Value) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(Bytes::from(body.to_string())));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `docs/errors.md`, from the table.
+pub fn reference_markdown() -> String {
+    let mut page = String::from(
+        "# Errors\n\nEvery error tutti itself answers with. OpenAI clients get the name in `error.code`, Ollama clients the message in\n\
+         `error`; both get `x-should-retry`, and `retry-after` and `retry-after-ms` where a retry may help. What a replica\n\
+         answers with an error status of its own passes through unchanged. This page is generated from the table in\n\
+         `gateway/src/errors.rs`.\n\n| code | status | whose fault | retry | when, and what to do |\n|---|---|---|---|---|\n",
+    );
+    for code in Code::ALL {
+        let row = code.row();
+        let fault = match row.fault {
+            Fault::Client => "client",
+            Fault::Gateway => "gateway",
+            Fault::Replica => "replica",
+        };
+        let retry = match row.retry {
+            None => "no".to_owned(),
+            Some(Duration::ZERO) => "at once".to_owned(),
+            Some(after) => format!("after {} s", after.as_secs()),
+        };
+        page.push_str(&format!("| `{}` | {} | {fault} | {retry} | {} |\n", row.name, row.status, row.about));
+    }
+    page
+}

@@ -1,0 +1,260 @@
+//! The one body type of every answer.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::event::{Framing, print_error};
+use super::{Broken, Line, Watch};
+use crate::classify::Dialect;
+use crate::errors::{Code, Failure};
+use crate::replica::Replica;
+use crate::settle::Settlement;
+
+/// Largest answer that is not a stream. Unit: bytes.
+const MAX_WHOLE: usize = 64 << 20;
+
+/// An answer's body. It carries the request's [`Settlement`], so that a request is settled when its last byte has gone
+/// out or its client has left, and not when its handler returned.
+pub struct ResponseBody {
+    kind: Kind,
+    settlement: Option<Box<Settlement>>,
+}
+
+enum Kind {
+    Whole(Bytes),
+    Stream(Box<Streaming>),
+}
+
+/// A stream in the client's own dialect on its way through.
+pub(crate) struct Streaming {
+    pub(crate) line: Option<Line>,
+    pub(crate) incoming: Incoming,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) watch: Watch,
+    pub(crate) dialect: Dialect,
+    pub(crate) idle: Idle,
+    /// Whether what went out so far ended with a line's end.
+    pub(crate) at_line_end: bool,
+    pub(crate) ended: bool,
+}
+
+/// A timer that is set again at every chunk, and looks at the clock only when it fires.
+pub(crate) struct Idle {
+    limit: Duration,
+    last: Instant,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Idle {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { limit, last: Instant::now(), sleep: Box::pin(tokio::time::sleep(limit)) }
+    }
+
+    fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.sleep.as_mut().poll(cx).is_ready() {
+            let due = self.last + self.limit;
+            if due <= Instant::now() {
+                return Poll::Ready(());
+            }
+            self.sleep.as_mut().reset(due.into());
+        }
+        Poll::Pending
+    }
+}
+
+impl ResponseBody {
+    /// A body that is there already.
+    pub fn whole(bytes: Bytes) -> Self {
+        Self { kind: Kind::Whole(bytes), settlement: None }
+    }
+
+    pub(crate) fn stream(streaming: Streaming) -> Self {
+        Self { kind: Kind::Stream(Box::new(streaming)), settlement: None }
+    }
+
+    /// Hands the request's settlement to its body.
+    pub(crate) fn settle(&mut self, settlement: Box<Settlement>) {
+        self.settlement = Some(settlement);
+    }
+}
+
+impl fmt::Debug for ResponseBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.kind {
+            Kind::Whole(bytes) => write!(f, "ResponseBody({} bytes)", bytes.len()),
+            Kind::Stream(_) => f.write_str("ResponseBody(stream)"),
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        let next = match &mut this.kind {
+            Kind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
+            Kind::Stream(streaming) => streaming.poll_next(cx, this.settlement.as_deref_mut()),
+        };
+        next.map(|bytes| {
+            if let Some(settlement) = &mut this.settlement {
+                match &bytes {
+                    Some(bytes) => settlement.sent(bytes.len()),
+                    None => settlement.finished(),
+                }
+                if matches!(&this.kind, Kind::Whole(_)) {
+                    settlement.finished();
+                }
+            }
+            bytes.map(|bytes| Ok(Frame::data(bytes)))
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(&self.kind, Kind::Whole(bytes) if bytes.is_empty())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Streaming {
+    fn poll_next(&mut self, cx: &mut Context<'_>, mut settlement: Option<&mut Settlement>) -> Poll<Option<Bytes>> {
+        while !self.ended {
+            if let Some(line) = &mut self.line {
+                line.drive(cx);
+            }
+            let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.idle.last = Instant::now();
+                    frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.watch.chunk(chunk))
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    Err((Bytes::new(), Broken::Garbled(format!("the replica's stream broke off: {error}"))))
+                }
+                Poll::Ready(None) => {
+                    self.ended = true;
+                    if let Some(line) = self.line.take() {
+                        line.keep(&self.replica);
+                    }
+                    self.watch.end()
+                }
+                Poll::Pending => match self.idle.poll_expired(cx) {
+                    Poll::Ready(()) => {
+                        let silent = format!("the replica was silent for {:?} within its answer", self.idle.limit);
+                        Err((Bytes::new(), Broken::Garbled(silent)))
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
+            };
+            let bytes = match outcome {
+                Ok(bytes) => bytes,
+                Err((good, broken)) => self.broken(good, broken, settlement.as_deref_mut()),
+            };
+            if self.ended
+                && let Some(settlement) = settlement.as_deref_mut()
+            {
+                settlement.replica_done(self.watch.usage());
+            }
+            if let Some(last) = bytes.last() {
+                self.at_line_end = *last == b'\n';
+                return Poll::Ready(Some(bytes));
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    /// Ends the stream in a way that no client takes for a success: with an error event, and without the dialect's
+    /// last one. The connection to the replica goes with it.
+    fn broken(&mut self, good: Bytes, broken: Broken, settlement: Option<&mut Settlement>) -> Bytes {
+        self.ended = true;
+        self.line = None;
+        let (message, tell) = match broken {
+            Broken::Said(message) => (message, false),
+            Broken::Garbled(message) => (message, true),
+        };
+        let failure = Failure::new(Code::StreamInterrupted, message);
+        if let Some(settlement) = settlement {
+            settlement.failed(&failure);
+        }
+        if !tell {
+            return good;
+        }
+        let mut bytes = BytesMut::from(good);
+        if !bytes.last().map_or(self.at_line_end, |last| *last == b'\n') {
+            bytes.extend_from_slice(b"\n\n");
+        }
+        bytes.extend_from_slice(&print_error(Framing::of_stream(self.dialect), &failure.json(self.dialect)));
+        bytes.freeze()
+    }
+}
+
+/// Reads an answer of one object to its end, and keeps the connection.
+///
+/// # Errors
+/// The [`Failure`] to answer with, where the answer breaks off, stalls or is too large.
+pub(crate) async fn collect(
+    mut line: Line,
+    mut incoming: Incoming,
+    replica: &Replica,
+    idle: Duration,
+) -> Result<Bytes, Failure> {
+    let limit = idle;
+    let mut idle: Option<Idle> = None; // most answers come with their head, and need no timer
+    let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
+    loop {
+        let frame = poll_fn(|cx| {
+            line.drive(cx);
+            if let Poll::Ready(frame) = Pin::new(&mut incoming).poll_frame(cx) {
+                return Poll::Ready(Ok(frame));
+            }
+            idle.get_or_insert_with(|| Idle::new(limit)).poll_expired(cx).map(|()| Err(limit))
+        });
+        match frame.await {
+            Ok(Some(Ok(frame))) => {
+                let Ok(data) = frame.into_data() else { continue };
+                if first.is_empty() && rest.is_empty() {
+                    first = data; // the only one, mostly: no copy
+                } else {
+                    if rest.is_empty() {
+                        rest.extend_from_slice(&std::mem::take(&mut first));
+                    }
+                    rest.extend_from_slice(&data);
+                }
+                if rest.len() > MAX_WHOLE {
+                    return Err(Failure::new(
+                        Code::UpstreamError,
+                        format!("the replica's answer is larger than {MAX_WHOLE} bytes"),
+                    ));
+                }
+                if let Some(idle) = &mut idle {
+                    idle.last = Instant::now();
+                }
+            }
+            Ok(None) => break,
+            Ok(Some(Err(error))) => {
+                return Err(Failure::new(Code::UpstreamError, format!("the replica's answer broke off: {error}")));
+            }
+            Err(limit) => {
+                let message = format!("the replica was silent for {limit:?} within its answer");
+                return Err(Failure::new(Code::UpstreamTimeout, message));
+            }
+        }
+    }
+    line.keep(replica);
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}

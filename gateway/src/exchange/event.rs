@@ -1,0 +1,190 @@
+//! What a replica says in an answer, apart from how it says it.
+//!
+//! A dialect is a parser (a line into an [`Event`]) and a printer (an event into bytes). Ollama's wire shapes are those
+//! of its 0.11.4; OpenAI's are its chat-completions stream as Ollama speaks it.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::classify::Dialect;
+use crate::json::{self, Kind, Malformed, Member};
+
+/// How an answer is cut into events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// The body is one JSON object.
+    Whole,
+    /// A JSON object a line (`application/x-ndjson`); the last has `"done": true`.
+    Ndjson,
+    /// Server-sent events: `data: {…}`, the last `data: [DONE]`.
+    Sse,
+}
+
+impl Framing {
+    /// How a dialect streams.
+    pub fn of_stream(dialect: Dialect) -> Self {
+        match dialect {
+            Dialect::OpenAi => Framing::Sse,
+            Dialect::Ollama => Framing::Ndjson,
+        }
+    }
+}
+
+/// Tokens, as the replica counted them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub input: u64,
+    /// Tokens of the answer.
+    pub output: u64,
+}
+
+/// A step of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// A piece of the answer; with the usage so far where it is said (OpenAI says it in a chunk before the end).
+    Delta(Option<Usage>),
+    /// The end of an answer that is whole.
+    Done(Option<Usage>),
+    /// The replica gave up, and why.
+    Error(String),
+}
+
+/// A piece of an answer that was read: what it means, and where it names its model.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) event: Event,
+    /// The value of the top-level `model`, quotes included.
+    pub(super) model: Option<Range<usize>>,
+}
+
+/// Reads a line of a stream, without its line end; `None` for lines that carry nothing (blank, comment, event name).
+pub(super) fn parse(framing: Framing, line: &[u8]) -> Option<Result<Piece, Malformed>> {
+    match framing {
+        Framing::Whole => Some(object(line, false)),
+        Framing::Ndjson if line.trim_ascii().is_empty() => None,
+        Framing::Ndjson => Some(object(line, true)),
+        Framing::Sse => {
+            let data = line.strip_prefix(b"data:")?;
+            let offset = line.len() - data.len();
+            if data.trim_ascii() == b"[DONE]" {
+                return Some(Ok(Piece { event: Event::Done(None), model: None }));
+            }
+            Some(object(data, true).map(|mut piece| {
+                piece.model = piece.model.map(|range| range.start + offset..range.end + offset);
+                // The stream's end is `[DONE]`, whatever else a chunk looks like.
+                if let Event::Done(usage) = piece.event {
+                    piece.event = Event::Delta(usage);
+                }
+                piece
+            }))
+        }
+    }
+}
+
+/// Reads an object of either dialect. A whole answer is done by being whole; a line of a stream says it.
+fn object(text: &[u8], in_stream: bool) -> Result<Piece, Malformed> {
+    let (mut model, mut usage, mut error, mut done) = (None, None, None, !in_stream);
+    let mut native = Usage::default();
+    json::members(text, |Member { key, value, kind }| match &text[key] {
+        b"model" if kind == Kind::String => model = Some(value),
+        b"done" => done = kind == Kind::True,
+        b"prompt_eval_count" => native.input = number(&text[value]),
+        b"eval_count" => native.output = number(&text[value]),
+        b"usage" if kind == Kind::Object => usage = Some(usage_of(&text[value])),
+        b"error" if kind != Kind::Null => error = Some(value),
+        _ => {}
+    })?;
+    let usage = usage.or((native != Usage::default()).then_some(native));
+    let event = match error {
+        Some(value) => Event::Error(message_of(&text[value])),
+        None if done => Event::Done(usage),
+        None => Event::Delta(usage),
+    };
+    Ok(Piece { event, model })
+}
+
+/// OpenAI's usage object.
+fn usage_of(text: &[u8]) -> Usage {
+    let mut usage = Usage::default();
+    // The value is well formed: the object around it was read already.
+    let _ = json::members(text, |Member { key, value, .. }| match &text[key] {
+        b"prompt_tokens" => usage.input = number(&text[value]),
+        b"completion_tokens" => usage.output = number(&text[value]),
+        _ => {}
+    });
+    usage
+}
+
+fn number(text: &[u8]) -> u64 {
+    std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// `"error": "…"` (Ollama) or `"error": {"message": "…"}` (OpenAI).
+fn message_of(text: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(text).unwrap_or_default();
+    let message = value.as_str().or_else(|| value["message"].as_str());
+    message.unwrap_or("the replica reported an error").to_owned()
+}
+
+/// Prints an error event, so that the client knows that its stream is not whole.
+pub(super) fn print_error(framing: Framing, error: &serde_json::Value) -> Bytes {
+    match framing {
+        Framing::Sse => Bytes::from(format!("data: {error}\n\n")),
+        Framing::Ndjson | Framing::Whole => Bytes::from(format!("{error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(framing: Framing, line: &str) -> Option<Event> {
+        parse(framing, line.as_bytes()).map(|piece| piece.unwrap().event)
+    }
+
+    #[test]
+    fn both_dialects_say_the_same_things() {
+        let some = |input, output| Some(Usage { input, output });
+        for (framing, line, expected) in [
+            (
+                Framing::Ndjson,
+                r#"{"model":"m","message":{"content":"a","done":true},"done":false}"#,
+                Some(Event::Delta(None)),
+            ),
+            (
+                Framing::Ndjson,
+                r#"{"model":"m","done":true,"prompt_eval_count":5,"eval_count":7}"#,
+                Some(Event::Done(some(5, 7))),
+            ),
+            (Framing::Ndjson, r#"{"error":"out of memory"}"#, Some(Event::Error("out of memory".into()))),
+            (Framing::Ndjson, "  ", None),
+            (Framing::Sse, r#"data: {"model":"m","choices":[]}"#, Some(Event::Delta(None))),
+            (
+                Framing::Sse,
+                r#"data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
+                Some(Event::Delta(some(3, 4))),
+            ),
+            (Framing::Sse, r#"data: {"error":{"message":"no"}}"#, Some(Event::Error("no".into()))),
+            (Framing::Sse, "data: [DONE]", Some(Event::Done(None))),
+            (Framing::Sse, ": a comment", None),
+            (Framing::Sse, "", None),
+            (
+                Framing::Whole,
+                r#"{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
+                Some(Event::Done(some(3, 4))),
+            ),
+        ] {
+            assert_eq!(event(framing, line), expected, "{line}");
+        }
+        assert!(parse(Framing::Ndjson, b"garbage").unwrap().is_err());
+    }
+
+    #[test]
+    fn the_model_is_found_at_its_place_in_the_line() {
+        let line = br#"data: {"id":"x","model":"risk:v1"}"#;
+        let range = parse(Framing::Sse, line).unwrap().unwrap().model.unwrap();
+        assert_eq!(&line[range], br#""risk:v1""#);
+    }
+}

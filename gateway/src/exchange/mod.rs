@@ -1,0 +1,14 @@
+//! The talk with a replica: a request out, an answer back, watched on its way to the client.
+
+mod body;
+mod event;
+mod line;
+mod outgoing;
+mod watch;
+
+pub use body::ResponseBody;
+pub(crate) use body::{Idle, Streaming, collect};
+pub use event::{Framing, Usage};
+pub(crate) use line::{Line, NoHead, sweep};
+pub(crate) use outgoing::Outgoing;
+pub(crate) use watch::{Broken, Watch};

@@ -1,0 +1,104 @@
+//! What the gateway knows of a replica. Keyed by pool and URL; survives every swap of the table.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use http::HeaderValue;
+use http::uri::Authority;
+
+use crate::schedule::Slots;
+
+/// One engine process.
+#[derive(Debug)]
+pub struct Replica {
+    /// Tells replicas of this process apart; connections are kept by it.
+    pub id: u64,
+    /// The endpoint's URL as it was written.
+    pub url: Box<str>,
+    /// What goes into the Host header: the replica's own authority (an Ollama refuses others).
+    pub authority: HeaderValue,
+    /// Where to connect.
+    pub host: Box<str>,
+    /// Where to connect.
+    pub port: u16,
+    /// A name that tells clients two replicas apart, and nothing else.
+    pub opaque: HeaderValue,
+    suspect: AtomicBool,
+    version: Mutex<Option<String>>,
+    /// Weak, for the slots refer to their replica; targets keep them.
+    slots: Mutex<HashMap<Box<str>, Weak<Slots>>>,
+}
+
+impl Replica {
+    /// A replica nobody has talked to yet.
+    ///
+    /// # Errors
+    /// Why the URL leads nowhere.
+    pub fn new(url: &str) -> Result<Arc<Self>, String> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let rest =
+            url.strip_prefix("http://").ok_or_else(|| format!("{url}: an endpoint's URL begins with http://"))?;
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        let authority: Authority = rest.parse().map_err(|error| format!("{url}: {error}"))?;
+        let mut hash = DefaultHasher::new();
+        url.hash(&mut hash);
+        let text = |value: &str| HeaderValue::from_str(value).map_err(|error| format!("{url}: {error}"));
+        Ok(Arc::new(Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            url: url.into(),
+            authority: text(authority.as_str())?,
+            host: authority.host().trim_matches(['[', ']']).into(),
+            port: authority.port_u16().unwrap_or(80),
+            opaque: text(&format!("{:08x}", hash.finish() >> 32))?,
+            suspect: AtomicBool::new(false),
+            version: Mutex::default(),
+            slots: Mutex::default(),
+        }))
+    }
+
+    /// The slots of the runner that serves `engine_name` here, under the table of this generation.
+    pub fn slots(self: &Arc<Self>, engine_name: &str, generation: u32, limit: u16) -> Arc<Slots> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.retain(|_, slots| slots.strong_count() > 0);
+        if let Some(known) = slots.get(engine_name).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Slots::new(self.clone(), generation, limit);
+        new.set_suspect(self.suspect());
+        slots.insert(engine_name.into(), Arc::downgrade(&new));
+        new
+    }
+
+    /// All its slots, by engine name.
+    pub fn all_slots(&self) -> Vec<(Box<str>, Arc<Slots>)> {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.upgrade()?))).collect()
+    }
+
+    /// The engine's version, once it has told it.
+    pub fn version(&self) -> Option<String> {
+        self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_version(&self, version: String) {
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
+    }
+
+    /// Whether it could not be reached the last time.
+    pub fn suspect(&self) -> bool {
+        self.suspect.load(Relaxed)
+    }
+
+    /// Says whether it could be reached; true where that is news. The pool's owner must hear of news.
+    pub fn set_suspect(&self, suspect: bool) -> bool {
+        let news = self.suspect.swap(suspect, Relaxed) != suspect;
+        if news {
+            for (_, slots) in self.all_slots() {
+                slots.set_suspect(suspect);
+            }
+        }
+        news
+    }
+}

@@ -1,0 +1,238 @@
+//! The decisions: plain least-loaded, first come first served, bounded.
+//!
+//! Pure and incremental: [`Scheduler::on`] takes an event and the time and appends actions. It knows slots and waiters
+//! by number only. A slot's [`View`] is true while its gate is closed, for then nobody but the owner takes slots; what
+//! is given back meanwhile arrives as [`Event::Slot`].
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use smallvec::SmallVec;
+
+use super::View;
+use crate::errors::Code;
+
+/// A waiting request. Numbers rise with the order of arrival.
+pub type WaiterId = u64;
+/// The slots of one runner on one replica.
+pub type SlotId = u64;
+/// A set of slots that are equally good for a request.
+pub type TargetId = u64;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A request found no free slot and waits.
+    Arrive(Arrival),
+    /// A waiting request's client has gone.
+    Depart(WaiterId),
+    /// A slot's word, read behind the closed gate: after closing it, and after each change since.
+    Slot(SlotId, View),
+    /// A new table took effect; these targets still stand for what they stood for.
+    Table(HashSet<TargetId>),
+    /// Time has passed.
+    Tick,
+}
+
+/// A request that begins to wait.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its number.
+    pub waiter: WaiterId,
+    /// What it waits for.
+    pub target: TargetId,
+    /// The slots of that target.
+    pub slots: Arc<[SlotId]>,
+    /// When it has waited long enough.
+    pub until: Instant,
+}
+
+/// What to do. Actions are carried out in order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Let nobody take slots but the owner, and answer with [`Event::Slot`].
+    CloseGate(SlotId),
+    /// Let requests take slots for themselves again.
+    OpenGate(SlotId),
+    /// Take a slot for the waiter.
+    Dispatch(WaiterId, SlotId),
+    /// Refuse the waiter.
+    Reject(WaiterId, Code),
+    /// The waiter's target is gone: it shall read the table again.
+    Reroute(WaiterId),
+}
+
+/// The waiters of one pool.
+#[derive(Debug)]
+pub struct Scheduler {
+    bound: usize,
+    waiting: HashMap<WaiterId, (TargetId, Instant)>,
+    lines: HashMap<TargetId, Line>,
+    slots: HashMap<SlotId, Slot>,
+    deadlines: BTreeSet<(Instant, WaiterId)>,
+}
+
+/// Those who wait for the same target, in order.
+#[derive(Debug)]
+struct Line {
+    slots: Arc<[SlotId]>,
+    waiters: BTreeSet<WaiterId>,
+}
+
+/// A slot with a closed gate; `view` is missing until the owner has read it.
+#[derive(Debug, Default)]
+struct Slot {
+    view: Option<View>,
+    lines: SmallVec<[TargetId; 1]>,
+}
+
+impl Scheduler {
+    /// An empty one that lets at most `bound` requests wait.
+    pub fn new(bound: usize) -> Self {
+        Self {
+            bound,
+            waiting: HashMap::new(),
+            lines: HashMap::new(),
+            slots: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    /// From now on at most `bound` requests wait; those beyond it who wait already may go on waiting.
+    pub fn set_bound(&mut self, bound: usize) {
+        self.bound = bound;
+    }
+
+    /// Takes an event; appends what follows from it.
+    pub fn on(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
+        match event {
+            Event::Arrive(arrival) => self.arrive(arrival, actions),
+            Event::Depart(waiter) => self.leave(waiter, actions),
+            Event::Slot(slot, view) => {
+                if let Some(known) = self.slots.get_mut(&slot) {
+                    known.view = Some(view);
+                    self.serve(slot, actions);
+                }
+            }
+            Event::Table(live) => {
+                let gone: Vec<WaiterId> = self
+                    .lines
+                    .iter()
+                    .filter(|(id, _)| !live.contains(id))
+                    .flat_map(|(_, line)| line.waiters.iter().copied())
+                    .collect();
+                for waiter in gone {
+                    self.leave(waiter, actions);
+                    actions.push(Action::Reroute(waiter));
+                }
+            }
+            Event::Tick => {}
+        }
+        while let Some((_, waiter)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
+            self.leave(waiter, actions);
+            actions.push(Action::Reject(waiter, Code::QueueTimeout));
+        }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether nobody waits; then every gate is open.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn next_tick(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(until, _)| *until)
+    }
+
+    fn arrive(&mut self, arrival: Arrival, actions: &mut Vec<Action>) {
+        let Arrival { waiter, target, slots, until } = arrival;
+        if slots.is_empty() {
+            return actions.push(Action::Reject(waiter, Code::NoReplica));
+        }
+        if self.waiting.len() >= self.bound {
+            return actions.push(Action::Reject(waiter, Code::QueueFull));
+        }
+        self.waiting.insert(waiter, (target, until));
+        self.deadlines.insert((until, waiter));
+        let line = self.lines.entry(target).or_insert_with(|| Line { slots: slots.clone(), waiters: BTreeSet::new() });
+        line.waiters.insert(waiter);
+        if line.waiters.len() > 1 {
+            return; // the gates are closed, and those before it have not been served either
+        }
+        for slot in slots.iter() {
+            let known = self.slots.entry(*slot).or_default();
+            if known.lines.is_empty() {
+                actions.push(Action::CloseGate(*slot));
+            }
+            known.lines.push(target);
+        }
+        // Where another line had closed the gates before, no answer to CloseGate will come.
+        if slots.iter().all(|slot| self.slots[slot].view.is_some()) {
+            self.serve(slots[0], actions);
+        }
+    }
+
+    /// Hands out what is free, to the oldest first, among the lines that the slot concerns.
+    fn serve(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
+        let Some(lines) = self.slots.get(&slot).map(|slot| slot.lines.clone()) else { return };
+        loop {
+            let next = lines
+                .iter()
+                .filter_map(|id| {
+                    let line = self.lines.get(id)?;
+                    Some((*line.waiters.first()?, self.best(&line.slots)?))
+                })
+                .min();
+            let Some((waiter, slot)) = next else { return };
+            if let Some(view) = self.slots.get_mut(&slot).and_then(|slot| slot.view.as_mut()) {
+                view.in_flight += 1;
+            }
+            actions.push(Action::Dispatch(waiter, slot));
+            self.leave(waiter, actions);
+        }
+    }
+
+    /// The least loaded of the slots with room. One whose replica could not be reached is taken only where all are so.
+    /// `None` also while the views are not complete: a better slot may be among the missing.
+    fn best(&self, slots: &[SlotId]) -> Option<SlotId> {
+        let views: SmallVec<[(SlotId, View); 4]> =
+            slots.iter().map(|id| Some((*id, self.slots.get(id)?.view?))).collect::<Option<_>>()?;
+        let all_suspect = views.iter().all(|(_, view)| view.suspect);
+        views
+            .into_iter()
+            .filter(|(_, view)| view.free() > 0 && (all_suspect || !view.suspect))
+            .min_by_key(|(_, view)| view.in_flight)
+            .map(|(id, _)| id)
+    }
+
+    /// Takes a waiter out; the last of its line opens the gates that no other line needs.
+    fn leave(&mut self, waiter: WaiterId, actions: &mut Vec<Action>) {
+        let Some((target, until)) = self.waiting.remove(&waiter) else { return };
+        self.deadlines.remove(&(until, waiter));
+        let Some(line) = self.lines.get_mut(&target) else { return };
+        line.waiters.remove(&waiter);
+        if !line.waiters.is_empty() {
+            return;
+        }
+        let slots = line.slots.clone();
+        self.lines.remove(&target);
+        for id in slots.iter() {
+            if let Some(slot) = self.slots.get_mut(id) {
+                slot.lines.retain(|line| *line != target);
+                if slot.lines.is_empty() {
+                    self.slots.remove(id);
+                    actions.push(Action::OpenGate(*id));
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! The core against a world of slots, in which requests also pass by the fast path, come, go and give back at random.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// The slots as the owner and the fast path see them.
+struct World {
+    core: Scheduler,
+    now: Instant,
+    slots: BTreeMap<SlotId, View>,
+    /// Who was dispatched where, or passed by the fast path.
+    running: Vec<(SlotId, Option<WaiterId>)>,
+    /// Who waits, by target, in order.
+    waiting: BTreeMap<WaiterId, TargetId>,
+    departed: HashSet<WaiterId>,
+    ended: Vec<(WaiterId, Code)>,
+    next: WaiterId,
+}
+
+/// Two targets: one with the slots 0 and 1, the other with slot 2 alone.
+const TARGETS: [&[SlotId]; 2] = [&[0, 1], &[2]];
+const BOUND: usize = 8;
+const WAIT: Duration = Duration::from_secs(30);
+
+impl World {
+    fn new(limit: u16) -> Self {
+        let view = View { closed: false, suspect: false, in_flight: 0, limit };
+        Self {
+            core: Scheduler::new(BOUND),
+            now: Instant::now(),
+            slots: (0..3).map(|id| (id, view)).collect(),
+            running: Vec::new(),
+            waiting: BTreeMap::new(),
+            departed: HashSet::new(),
+            ended: Vec::new(),
+            next: 0,
+        }
+    }
+
+    fn on(&mut self, event: Event) {
+        let mut events = std::collections::VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut actions = Vec::new();
+            self.core.on(event, self.now, &mut actions);
+            for action in actions {
+                match action {
+                    Action::CloseGate(id) => {
+                        let view = self.slots.get_mut(&id).unwrap();
+                        assert!(!view.closed, "closed twice");
+                        view.closed = true;
+                        events.push_back(Event::Slot(id, *view));
+                    }
+                    Action::OpenGate(id) => self.slots.get_mut(&id).unwrap().closed = false,
+                    Action::Dispatch(waiter, slot) => {
+                        let target = self.waiting.remove(&waiter).expect("dispatched, and does not wait");
+                        assert!(!self.departed.contains(&waiter), "dispatched after it left");
+                        assert!(
+                            !self.waiting.iter().any(|(id, other)| *other == target && *id < waiter),
+                            "passed an older one"
+                        );
+                        assert!(TARGETS[target as usize].contains(&slot));
+                        let view = self.slots.get_mut(&slot).unwrap();
+                        assert!(view.closed, "dispatched through an open gate");
+                        view.in_flight += 1;
+                        assert!(view.in_flight <= view.limit, "more than there are slots");
+                        self.running.push((slot, Some(waiter)));
+                    }
+                    Action::Reject(waiter, code) => {
+                        self.waiting.remove(&waiter);
+                        self.ended.push((waiter, code));
+                    }
+                    Action::Reroute(waiter) => {
+                        self.waiting.remove(&waiter).expect("rerouted, and does not wait");
+                    }
+                }
+            }
+        }
+        self.check();
+    }
+
+    fn check(&self) {
+        assert_eq!(self.core.len(), self.waiting.len());
+        assert!(self.core.len() <= BOUND);
+        for (target, slots) in TARGETS.iter().enumerate() {
+            let waits = self.waiting.values().any(|id| *id as usize == target);
+            let views: Vec<View> = slots.iter().map(|id| self.slots[id]).collect();
+            assert!(views.iter().all(|view| view.closed == waits), "a gate is closed exactly while somebody waits");
+            let all_suspect = views.iter().all(|view| view.suspect);
+            let room = views.iter().any(|view| view.free() > 0 && (all_suspect || !view.suspect));
+            assert!(!(waits && room), "somebody waits beside a free slot");
+        }
+    }
+
+    /// A request: by the fast path where it is open, else to the owner.
+    fn request(&mut self, target: TargetId) {
+        let slots = TARGETS[target as usize];
+        if let Some(id) = slots.iter().find(|id| !self.slots[id].closed && self.slots[id].free() > 0) {
+            self.slots.get_mut(id).unwrap().in_flight += 1;
+            return self.running.push((*id, None));
+        }
+        let waiter = self.next;
+        self.next += 1;
+        self.waiting.insert(waiter, target);
+        let until = self.now + WAIT;
+        self.on(Event::Arrive(Arrival { waiter, target, slots: slots.into(), until }));
+    }
+
+    fn give_back(&mut self, pick: usize) {
+        if self.running.is_empty() {
+            return;
+        }
+        let (slot, _) = self.running.swap_remove(pick % self.running.len());
+        let view = self.slots.get_mut(&slot).unwrap();
+        view.in_flight -= 1;
+        if view.closed {
+            let view = *view;
+            self.on(Event::Slot(slot, view));
+        }
+    }
+
+    fn depart(&mut self, pick: usize) {
+        let Some(waiter) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else { return };
+        self.waiting.remove(&waiter);
+        self.departed.insert(waiter);
+        self.on(Event::Depart(waiter));
+    }
+
+    fn suspect(&mut self, slot: SlotId, suspect: bool) {
+        let view = self.slots.get_mut(&slot).unwrap();
+        view.suspect = suspect;
+        let view = *view;
+        if view.closed {
+            self.on(Event::Slot(slot, view));
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Request(TargetId),
+    GiveBack(usize),
+    Depart(usize),
+    Suspect(SlotId, bool),
+    Table(bool, bool),
+    Pass(u64),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..2u64).prop_map(Step::Request),
+        4 => any::<usize>().prop_map(Step::GiveBack),
+        2 => any::<usize>().prop_map(Step::Depart),
+        1 => (0..3u64, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
+        1 => any::<(bool, bool)>().prop_map(|(first, second)| Step::Table(first, second)),
+        1 => (0..40u64).prop_map(Step::Pass),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_lost_doubled_or_passed(limit in 1..3u16, steps in prop::collection::vec(step(), 0..200)) {
+        let mut world = World::new(limit);
+        for step in steps {
+            match step {
+                Step::Request(target) => world.request(target),
+                Step::GiveBack(pick) => world.give_back(pick),
+                Step::Depart(pick) => world.depart(pick),
+                Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
+                Step::Table(first, second) => {
+                    let live = [(0, first), (1, second)].into_iter().filter_map(|(id, live)| live.then_some(id)).collect();
+                    world.on(Event::Table(live));
+                }
+                Step::Pass(seconds) => {
+                    world.now += Duration::from_secs(seconds);
+                    world.on(Event::Tick);
+                }
+            }
+        }
+        // Once all work is done, nobody waits and every gate is open.
+        for slot in 0..3 {
+            world.suspect(slot, false);
+        }
+        while !world.running.is_empty() {
+            world.give_back(0);
+        }
+        prop_assert!(world.core.is_empty());
+        prop_assert!(world.slots.values().all(|view| !view.closed && view.in_flight == 0));
+    }
+}
+
+#[test]
+fn a_full_queue_refuses_and_a_long_wait_ends() {
+    let mut world = World::new(1);
+    for _ in 0..BOUND + 2 {
+        world.request(1); // one runs, BOUND wait, one is refused
+    }
+    assert_eq!(world.ended, [(BOUND as u64, Code::QueueFull)]);
+    assert_eq!(world.core.next_tick(), Some(world.now + WAIT));
+    world.now += WAIT;
+    world.on(Event::Tick);
+    assert_eq!(world.ended.len(), BOUND + 1);
+    assert!(world.ended[1..].iter().all(|(_, code)| *code == Code::QueueTimeout));
+}
+
+#[test]
+fn the_least_loaded_is_taken_and_a_suspect_one_last() {
+    let mut world = World::new(2);
+    for _ in 0..4 {
+        world.request(0);
+    }
+    world.suspect(0, true);
+    world.request(0);
+    world.request(0);
+    world.running.sort_unstable();
+    world.give_back(0); // one of slot 0: its replica is suspect, and nobody is sent there
+    assert_eq!(world.core.len(), 2);
+    world.suspect(1, true); // all are: better to try than to wait
+    assert_eq!(world.core.len(), 1);
+}

@@ -1,0 +1,11 @@
+//! Who goes to which replica, and when.
+//!
+//! [`core`] decides and is pure; [`word`] is the one atomic that lets a request pass without asking; [`owner`] is the
+//! one task a pool that feeds events to the core and carries out its actions.
+
+pub mod core;
+mod owner;
+mod word;
+
+pub use owner::{Owner, Permit, Slots, Target, Verdict};
+pub use word::View;

@@ -1,0 +1,347 @@
+//! The one task a pool that owns its queue, and the way of a request through it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::core::{Action, Arrival, Event, Scheduler, SlotId, TargetId, WaiterId};
+use super::word::{Busy, View, Word};
+use crate::errors::Code;
+use crate::replica::Replica;
+
+/// The slots of one runner on one replica. Survives every swap of the table.
+#[derive(Debug)]
+pub struct Slots {
+    id: SlotId,
+    word: Word,
+    /// Where they are.
+    pub replica: Arc<Replica>,
+}
+
+impl Slots {
+    /// New slots, all free.
+    pub fn new(replica: Arc<Replica>, generation: u32, limit: u16) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), word: Word::new(generation, limit), replica })
+    }
+
+    /// How they stand.
+    pub fn view(&self) -> View {
+        self.word.view()
+    }
+
+    /// From now on only choices made from this table's generation take slots.
+    pub fn set_table(&self, generation: u32, limit: u16) {
+        self.word.set_table(generation, limit);
+    }
+
+    /// Whether the replica could not be reached the last time; the pool's owner must hear of a change.
+    pub fn set_suspect(&self, suspect: bool) {
+        self.word.set_suspect(suspect);
+    }
+}
+
+/// Slots that are equally good for a request: the same runner on every replica of a pool that has it.
+#[derive(Debug)]
+pub struct Target {
+    id: TargetId,
+    slots: Vec<Arc<Slots>>,
+    ids: Arc<[SlotId]>,
+}
+
+impl Target {
+    /// A target of these slots.
+    pub fn new(slots: Vec<Arc<Slots>>) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let ids = slots.iter().map(|slots| slots.id).collect();
+        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), slots, ids })
+    }
+
+    /// Its number: another target never gets it.
+    pub fn id(&self) -> TargetId {
+        self.id
+    }
+
+    /// Its slots.
+    pub fn slots(&self) -> &[Arc<Slots>] {
+        &self.slots
+    }
+
+    /// The fast path: the least loaded of the open slots. `exclude` is a replica that has just failed this request.
+    fn take(&self, generation: u32, exclude: Option<&Replica>) -> Result<Arc<Slots>, Busy> {
+        let all_suspect = self.slots.iter().all(|slots| slots.view().suspect);
+        for _ in 0..=self.slots.len() {
+            let mut best: Option<(u16, &Arc<Slots>)> = None;
+            for slots in &self.slots {
+                let view = slots.view();
+                if view.closed {
+                    return Err(Busy::Full); // others wait: nobody passes them
+                }
+                let excluded = exclude.is_some_and(|replica| std::ptr::eq(replica, &raw const *slots.replica));
+                let usable = view.free() > 0 && (all_suspect || !view.suspect) && !excluded;
+                if usable && best.is_none_or(|(load, _)| view.in_flight < load) {
+                    best = Some((view.in_flight, slots));
+                }
+            }
+            let Some((_, slots)) = best else { return Err(Busy::Full) };
+            match slots.word.take(generation) {
+                Ok(()) => return Ok(slots.clone()),
+                Err(Busy::Stale) => return Err(Busy::Stale),
+                Err(Busy::Full) => {} // somebody was faster: look again
+            }
+        }
+        Err(Busy::Full)
+    }
+}
+
+/// What came of asking for a slot.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A slot is taken.
+    Go(Permit),
+    /// The table has changed: choose again.
+    Reroute,
+    /// Not to be had.
+    Refused(Code),
+}
+
+/// A slot in use; dropping it gives it back.
+#[derive(Debug)]
+pub struct Permit {
+    slots: Arc<Slots>,
+    owner: Arc<Owner>,
+}
+
+impl Permit {
+    /// The replica that the slot is on.
+    pub fn replica(&self) -> &Arc<Replica> {
+        &self.slots.replica
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if self.slots.word.release() {
+            self.owner.send(Message::Changed(self.slots.id));
+        }
+    }
+}
+
+/// The handle of a pool's owner task. The task ends when the last handle is gone.
+#[derive(Debug)]
+pub struct Owner {
+    /// Unbounded, and yet bounded: a request has at most three messages in it, and requests are bounded by connections.
+    messages: mpsc::UnboundedSender<Message>,
+    queued: Arc<AtomicUsize>,
+    next: AtomicU64,
+}
+
+#[derive(Debug)]
+enum Message {
+    Arrive {
+        waiter: WaiterId,
+        target: Arc<Target>,
+        until: Instant,
+        reply: oneshot::Sender<Verdict>,
+        owner: Arc<Owner>,
+    },
+    Depart(WaiterId),
+    /// A slot's word changed behind the closed gate.
+    Changed(SlotId),
+    Table {
+        live: Vec<Arc<Target>>,
+        bound: usize,
+        done: oneshot::Sender<()>,
+    },
+}
+
+/// A request's place in the queue. Dropping it before a verdict came takes the request out.
+#[derive(Debug)]
+pub struct Place<'a> {
+    waiter: WaiterId,
+    owner: &'a Owner,
+    waits: bool,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.waits {
+            self.owner.send(Message::Depart(self.waiter));
+        }
+    }
+}
+
+impl Owner {
+    /// Starts the task on the current runtime. At most `bound` requests wait.
+    pub fn start(bound: usize) -> Arc<Self> {
+        let (messages, inbox) = mpsc::unbounded_channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let task = Task {
+            core: Scheduler::new(bound),
+            slots: HashMap::new(),
+            replies: HashMap::new(),
+            queued: queued.clone(),
+        };
+        tokio::spawn(task.run(inbox));
+        Arc::new(Self { messages, queued, next: AtomicU64::new(0) })
+    }
+
+    /// How many requests wait.
+    pub fn queued(&self) -> usize {
+        self.queued.load(Relaxed)
+    }
+
+    /// A place behind all who have one.
+    pub fn place(&self) -> Place<'_> {
+        Place { waiter: self.next.fetch_add(1, Relaxed), owner: self, waits: false }
+    }
+
+    /// Takes a slot of the target, at once or when it is the request's turn. A request that was told to reroute asks
+    /// again with the same place and keeps its turn.
+    pub async fn acquire(
+        self: &Arc<Self>,
+        target: &Arc<Target>,
+        generation: u32,
+        until: Instant,
+        place: &mut Place<'_>,
+        exclude: Option<&Replica>,
+    ) -> Verdict {
+        match target.take(generation, exclude) {
+            Ok(slots) => return Verdict::Go(Permit { slots, owner: self.clone() }),
+            Err(Busy::Stale) => return Verdict::Reroute,
+            Err(Busy::Full) => {}
+        }
+        let (reply, verdict) = oneshot::channel();
+        let waiter = place.waiter;
+        place.waits = true;
+        self.send(Message::Arrive { waiter, target: target.clone(), until, reply, owner: self.clone() });
+        let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
+        place.waits = false;
+        verdict
+    }
+
+    /// A replica has become, or is no longer, suspect.
+    pub fn changed(&self, replica: &Replica) {
+        for (_, slots) in replica.all_slots() {
+            self.send(Message::Changed(slots.id));
+        }
+    }
+
+    /// Tells the task which targets still stand; `done` resolves once every waiter whose target is gone was told.
+    pub fn table(&self, live: Vec<Arc<Target>>, bound: usize) -> oneshot::Receiver<()> {
+        let (done, acknowledged) = oneshot::channel();
+        self.send(Message::Table { live, bound, done });
+        acknowledged
+    }
+
+    fn send(&self, message: Message) {
+        // The task lives as long as this handle, unless its runtime is shutting down; then nobody waits for an answer.
+        let _ = self.messages.send(message);
+    }
+}
+
+struct Task {
+    core: Scheduler,
+    slots: HashMap<SlotId, Arc<Slots>>,
+    replies: HashMap<WaiterId, (oneshot::Sender<Verdict>, Arc<Owner>)>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Message>) {
+        loop {
+            let tick = self.core.next_tick();
+            let message = tokio::select! {
+                message = inbox.recv() => match message {
+                    Some(message) => Some(message),
+                    None => return,
+                },
+                () = sleep_until(tick) => None,
+            };
+            self.take(message);
+            self.queued.store(self.core.len(), Relaxed);
+            if self.core.is_empty() {
+                self.slots.clear(); // every gate is open: nothing more will be said of them
+            }
+        }
+    }
+
+    fn take(&mut self, message: Option<Message>) {
+        match message {
+            None => self.on(Event::Tick),
+            Some(Message::Depart(waiter)) => {
+                self.replies.remove(&waiter);
+                self.on(Event::Depart(waiter));
+            }
+            Some(Message::Changed(slot)) => {
+                if let Some(view) = self.slots.get(&slot).map(|slots| slots.view()) {
+                    self.on(Event::Slot(slot, view));
+                }
+            }
+            Some(Message::Arrive { waiter, target, until, reply, owner }) => {
+                self.slots.extend(target.slots.iter().map(|slots| (slots.id, slots.clone())));
+                self.replies.insert(waiter, (reply, owner));
+                self.on(Event::Arrive(Arrival { waiter, target: target.id, slots: target.ids.clone(), until }));
+            }
+            Some(Message::Table { live, bound, done }) => {
+                self.core.set_bound(bound);
+                self.on(Event::Table(live.iter().map(|target| target.id).collect()));
+                // The number of slots may have changed.
+                for slot in self.slots.keys().copied().collect::<Vec<_>>() {
+                    self.take(Some(Message::Changed(slot)));
+                }
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Feeds the core, carries out what it says, and feeds it what that brings.
+    fn on(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            self.core.on(event, Instant::now(), &mut actions);
+            for action in actions.drain(..) {
+                match action {
+                    Action::CloseGate(slot) => {
+                        if let Some(slots) = self.slots.get(&slot) {
+                            slots.word.close();
+                            events.push(Event::Slot(slot, slots.view()));
+                        }
+                    }
+                    Action::OpenGate(slot) => {
+                        if let Some(slots) = self.slots.get(&slot) {
+                            slots.word.open();
+                        }
+                    }
+                    Action::Dispatch(waiter, slot) => {
+                        let slots = self.slots.get(&slot).cloned();
+                        if let (Some(slots), Some((reply, owner))) = (slots, self.replies.remove(&waiter)) {
+                            slots.word.take_behind_gate();
+                            // Where the request has left meanwhile, this drops the permit, which gives the slot back.
+                            let _ = reply.send(Verdict::Go(Permit { slots, owner }));
+                        }
+                    }
+                    Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
+                    Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
+                }
+            }
+        }
+    }
+
+    fn reply(&mut self, waiter: WaiterId, verdict: Verdict) {
+        if let Some((reply, _)) = self.replies.remove(&waiter) {
+            let _ = reply.send(verdict);
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}

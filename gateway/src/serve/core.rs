@@ -1,0 +1,102 @@
+//! The threads that serve clients: a current-thread runtime each, with connections and cells of its own.
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::mpsc;
+
+use super::http;
+use crate::shared::Shared;
+use crate::{exchange, log, metrics};
+
+/// How often a core writes its log lines and looks for idle connections.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The way to a core.
+#[derive(Clone, Debug)]
+pub(super) struct Door {
+    /// Unbounded, and yet bounded: by `limits.connections`.
+    sockets: mpsc::UnboundedSender<TcpStream>,
+    open: Arc<AtomicUsize>,
+    runtime: Handle,
+}
+
+impl Door {
+    /// Connections that this core has.
+    pub(super) fn open(&self) -> usize {
+        self.open.load(Relaxed)
+    }
+
+    /// Gives it another.
+    pub(super) fn hand(&self, socket: TcpStream) {
+        self.open.fetch_add(1, Relaxed); // now, not when the core gets to it: more may come before that
+        let _ = self.sockets.send(socket); // a core that has ended takes none: the socket closes
+    }
+
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+/// All cores.
+#[derive(Debug)]
+pub(super) struct Cores {
+    doors: Vec<Door>,
+}
+
+impl Cores {
+    /// Starts `count` threads.
+    pub(super) fn start(count: usize, shared: &Arc<Shared>) -> io::Result<Self> {
+        let doors = (0..count.max(1)).map(|number| start(number, shared.clone())).collect::<io::Result<_>>()?;
+        Ok(Self { doors })
+    }
+
+    pub(super) fn doors(&self) -> Vec<Door> {
+        self.doors.clone()
+    }
+
+    /// Waits until no connection is open, or until `deadline` has passed; then the threads end. True where none was left.
+    pub(super) async fn drain(self, shared: &Shared, deadline: Duration) -> bool {
+        let until = Instant::now() + deadline;
+        let mut closed = shared.closed.subscribe();
+        let all_closed = async { while shared.connections.load(Relaxed) > 0 && closed.changed().await.is_ok() {} };
+        tokio::time::timeout_at(until.into(), all_closed).await.is_ok()
+    }
+}
+
+fn start(number: usize, shared: Arc<Shared>) -> io::Result<Door> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let handle = runtime.handle().clone();
+    let (sockets, inbox) = mpsc::unbounded_channel();
+    let open = Arc::new(AtomicUsize::new(0));
+    let door = Door { sockets, open: open.clone(), runtime: handle };
+    std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
+        metrics::enter(shared.metrics.clone());
+        runtime.spawn(tick());
+        runtime.block_on(take(inbox, open, shared));
+        drop(runtime); // drops what still ran: its requests are settled here
+        log::flush();
+    })?;
+    Ok(door)
+}
+
+async fn take(mut inbox: mpsc::UnboundedReceiver<TcpStream>, open: Arc<AtomicUsize>, shared: Arc<Shared>) {
+    while let Some(socket) = inbox.recv().await {
+        let counted = http::Counted::new(open.clone(), shared.clone());
+        tokio::spawn(http::connection(socket, counted, shared.clone()));
+    }
+}
+
+async fn tick() {
+    let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        log::flush();
+        exchange::sweep(Instant::now());
+    }
+}

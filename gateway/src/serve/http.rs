@@ -1,0 +1,73 @@
+//! A client's connection.
+
+use std::net::TcpStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::handle::handle;
+use crate::shared::Shared;
+
+/// How long a head may take to arrive, and how long a connection may lie idle before it.
+const HEAD_WITHIN: Duration = Duration::from_secs(75);
+
+/// A connection in the counts, until it is dropped.
+pub(super) struct Counted {
+    core: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+impl Counted {
+    /// The core counted it when it was handed over.
+    pub(super) fn new(core: Arc<AtomicUsize>, shared: Arc<Shared>) -> Self {
+        shared.connections.fetch_add(1, Relaxed);
+        Self { core, shared }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.core.fetch_sub(1, Relaxed);
+        self.shared.connections.fetch_sub(1, Relaxed);
+        self.shared.closed.send_replace(());
+    }
+}
+
+/// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes.
+pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<Shared>) {
+    let stream = match prepare(socket) {
+        Ok(stream) => stream,
+        Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
+    };
+    let max_head = shared.table().config.gateway.limits.header.bytes();
+    let mut draining = shared.drained();
+    let service = service_fn(|request| handle(shared.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_WITHIN)
+        .max_buf_size(max_head.max(8 << 10))
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = draining.begins() => {
+            connection.as_mut().graceful_shutdown(); // an idle one closes, a busy one after its answer
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended early");
+    }
+    drop(counted);
+}
+
+fn prepare(socket: TcpStream) -> std::io::Result<tokio::net::TcpStream> {
+    socket.set_nonblocking(true)?;
+    socket.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
+    tokio::net::TcpStream::from_std(socket)
+}

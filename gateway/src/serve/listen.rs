@@ -1,0 +1,126 @@
+//! Listening sockets, and what to say when there can be none.
+
+use std::fs;
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections the kernel keeps for us until they are accepted.
+const BACKLOG: i32 = 4096;
+
+/// Why a gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The port is taken.
+    #[error("{address} is in use{}: stop that process, or choose another address", .holder.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    InUse {
+        /// The address that was asked for.
+        address: String,
+        /// Who listens there, where that can be seen.
+        holder: Option<u32>,
+    },
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {error}")]
+    Listen {
+        /// The address that was asked for.
+        address: String,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// An endpoint is none.
+    #[error("{0}")]
+    Endpoint(String),
+    /// An endpoint leads back here.
+    #[error("the endpoint {0} is this gateway itself: name the address of an Ollama")]
+    Ourselves(String),
+    /// The admin token can be neither read nor made.
+    #[error("admin token file {path}: {error}")]
+    Token {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// Listens on `host:port`. A port that somebody listens on is refused, naming them.
+pub(super) fn bind(address: &str) -> Result<TcpListener, StartError> {
+    bind_with(address, false)
+}
+
+/// The same; `shared`: more sockets of this process may listen on the same port (SO_REUSEPORT).
+pub(super) fn bind_with(address: &str, shared: bool) -> Result<TcpListener, StartError> {
+    let refused = |error: io::Error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            StartError::InUse { address: address.to_owned(), holder: port_of(address).and_then(holder) }
+        }
+        _ => StartError::Listen { address: address.to_owned(), error },
+    };
+    let at = address.to_socket_addrs().map_err(refused)?.next();
+    let at = at.ok_or_else(|| refused(io::Error::other("the name has no address")))?;
+    let listen = || {
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?; // a restart need not wait for old connections to time out
+        socket.set_reuse_port(shared)?;
+        socket.bind(&at.into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        Ok(TcpListener::from(socket))
+    };
+    listen().map_err(refused)
+}
+
+/// Where a listener listens.
+pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|error| StartError::Listen { address: String::new(), error })
+}
+
+fn port_of(address: &str) -> Option<u16> {
+    address.rsplit(':').next()?.parse().ok()
+}
+
+/// The process that listens on a TCP port, by the kernel's socket table and the processes' open files; `None` where
+/// it is another user's.
+fn holder(port: u16) -> Option<u32> {
+    let listens = |table: &str| -> Option<String> {
+        let listening = "0A";
+        fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let local = fields.get(1)?.rsplit(':').next()?;
+            let matches = u16::from_str_radix(local, 16) == Ok(port) && *fields.get(3)? == listening;
+            matches.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+        })
+    };
+    let socket = listens("/proc/net/tcp").or_else(|| listens("/proc/net/tcp6"))?;
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    processes.filter_map(|process| process.file_name().to_str()?.parse::<u32>().ok()).find(|pid| {
+        let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == Path::new(&socket))
+    })
+}
+
+/// The admin token; made at the first start, readable by its owner alone.
+pub(super) fn token(path: &Path) -> Result<String, StartError> {
+    let failed = |error| StartError::Token { path: path.to_owned(), error };
+    match fs::read_to_string(path) {
+        Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
+        Ok(_) => return Err(failed(io::Error::other("the file is empty: delete it, and a new token is made"))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).map_err(|error| failed(io::Error::other(error.to_string())))?;
+    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    writeln!(file, "{token}").map_err(failed)?;
+    Ok(token)
+}

@@ -1,0 +1,117 @@
+//! Sockets, threads and time around the request: a runtime a core for clients, one for control, ops and admin.
+
+mod accept;
+mod core;
+mod http;
+mod listen;
+mod ops;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::HeaderValue;
+use tutti_api::Config;
+
+use crate::control::{self, Control, Task};
+use crate::registry::Registry;
+use crate::shared::Shared;
+use crate::table::{Catalog, Table};
+pub use accept::Accept;
+pub use listen::StartError;
+
+/// What a gateway is started with, beside its configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Threads that serve clients. Unit: cores.
+    pub cores: usize,
+    /// How sockets reach them.
+    pub accept: Accept,
+    /// Where the admin token is, and is made if it is not.
+    pub token_file: PathBuf,
+}
+
+/// A gateway that serves.
+#[derive(Debug)]
+pub struct Gateway {
+    /// Where clients reach it.
+    pub listen: SocketAddr,
+    /// Where its metrics are.
+    pub ops: SocketAddr,
+    /// Where it is asked about itself.
+    pub admin: SocketAddr,
+    shared: Arc<Shared>,
+    control: Control,
+    cores: core::Cores,
+}
+
+impl Gateway {
+    /// Binds, asks the replicas what they have, and serves. Called on the control thread's runtime (current-thread),
+    /// which must go on running.
+    ///
+    /// # Errors
+    /// What stood in the way, with what to do.
+    pub async fn start(config: Arc<Config>, options: Options) -> Result<Self, StartError> {
+        let spec = &config.gateway;
+        let sockets = accept::bind(&spec.listen, options.accept, options.cores)?;
+        let ops = listen::bind(&spec.ops)?;
+        let admin = listen::bind(&spec.admin.listen)?;
+        let token = listen::token(&options.token_file)?;
+
+        let instance =
+            HeaderValue::from_str(&format!("{:016x}", crate::random())).unwrap_or(HeaderValue::from_static("0"));
+        let mut registry = Registry::default();
+        let catalog = Catalog::new();
+        let table = Table::build(config.clone(), &catalog, 1, &mut registry).map_err(StartError::Endpoint)?;
+        let shared = Shared::new(Arc::new(table), instance);
+        let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
+        let address = sockets.address;
+        accept::start(sockets, &cores, &shared);
+        refuse_ourselves(&shared).await?;
+        let mut task = Task { shared: shared.clone(), registry, catalog };
+        task.refresh().await;
+        let control = task.start();
+        let addresses = (listen::address(&ops)?, listen::address(&admin)?);
+        ops::start(ops, ops::Page::Ops, shared.clone());
+        ops::start(admin, ops::Page::Admin { token }, shared.clone());
+        Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
+    }
+
+    /// Takes up a configuration without a pause; the addresses stay as they are until the next start.
+    ///
+    /// # Errors
+    /// Why it cannot be; then all stays as it was.
+    pub async fn reload(&self, config: Arc<Config>) -> Result<u32, String> {
+        let outcome = self.control.reload(config).await;
+        self.shared.reloaded(&outcome);
+        outcome
+    }
+
+    /// Says that a configuration could not even be read: a metric and the status tell it.
+    pub fn reload_failed(&self, why: &str) {
+        self.shared.reloaded(&Err(why.to_owned()));
+    }
+
+    /// Stops taking connections and work, and resolves when what runs has ended, or after `deadline`; then what is left
+    /// is cut. True where nothing was.
+    pub async fn drain(self, deadline: Duration) -> bool {
+        self.shared.drain();
+        self.cores.drain(&self.shared, deadline).await
+    }
+}
+
+/// An endpoint that is the gateway itself would send every request round in circles.
+async fn refuse_ourselves(shared: &Arc<Shared>) -> Result<(), StartError> {
+    let mut asking = tokio::task::JoinSet::new();
+    for replica in shared.table().pools.iter().flat_map(|pool| &pool.replicas).cloned() {
+        let shared = shared.clone();
+        asking.spawn(async move { control::is_ourselves(&replica, &shared).await.then(|| replica.url.to_string()) });
+    }
+    while let Some(asked) = asking.join_next().await {
+        if let Ok(Some(url)) = asked {
+            return Err(StartError::Ourselves(url));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! The ports for those who run the gateway: metrics and health, and its state behind a token.
+
+use std::convert::Infallible;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+
+use crate::shared::Shared;
+use crate::status;
+
+/// Which pages a port has.
+#[derive(Clone)]
+pub(super) enum Page {
+    /// `/metrics`, `/healthz`, `/readyz`
+    Ops,
+    /// `/status`, for those with the token
+    Admin { token: String },
+}
+
+/// Serves the pages on this runtime.
+pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
+    tokio::spawn(async move {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => return tracing::error!(%error, "cannot wait for connections"),
+        };
+        loop {
+            let Ok((socket, _)) = listener.accept().await else {
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await; // out of files, mostly
+                continue;
+            };
+            let (page, shared) = (page.clone(), shared.clone());
+            let service = service_fn(move |request| {
+                let response = respond(&page, &shared, &request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+        }
+    });
+}
+
+fn respond(page: &Page, shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "GET, please\n");
+    }
+    match (page, request.uri().path()) {
+        (_, "/healthz") => text(StatusCode::OK, "ok\n"),
+        (_, "/readyz") if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        (_, "/readyz") => text(StatusCode::OK, "ready\n"),
+        (Page::Ops, "/metrics") => match status::metrics(shared) {
+            Ok(metrics) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
+            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        (Page::Admin { token }, path) if !authorized(request, token) => {
+            let mut response = text(StatusCode::UNAUTHORIZED, &format!("{path} wants the admin token\n"));
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            response
+        }
+        (Page::Admin { .. }, "/status") => {
+            typed(StatusCode::OK, "application/json", status::Status::of(shared).to_json())
+        }
+        _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+    }
+}
+
+/// Compares in a time that says nothing about where two tokens differ.
+fn authorized(request: &Request<Incoming>, token: &str) -> bool {
+    let given = request.headers().get(AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    given.is_some_and(|given| {
+        given.len() == token.len() && given.iter().zip(token.as_bytes()).fold(0, |differ, (a, b)| differ | (a ^ b)) == 0
+    })
+}
+
+fn text(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    typed(status, "text/plain; charset=utf-8", text.to_owned())
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}

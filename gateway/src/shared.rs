@@ -1,0 +1,143 @@
+//! What every core can see.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::{ArcSwap, Guard};
+use http::HeaderValue;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, watch};
+
+use crate::budget::Budget;
+use crate::metrics::Metrics;
+use crate::replica::Replica;
+use crate::table::{Pool, Table};
+
+/// One gateway, as its cores share it.
+#[derive(Debug)]
+pub struct Shared {
+    table: ArcSwap<Table>,
+    /// The memory that bodies take.
+    pub budget: Arc<Budget>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Tells this gateway from others, so that it can know itself when it meets itself as a replica.
+    pub instance: HeaderValue,
+    /// Connections that are open.
+    pub connections: AtomicUsize,
+    /// Connections that were closed because too many were open.
+    pub refused_connections: AtomicU64,
+    /// Changes whenever a connection has closed.
+    pub(crate) closed: watch::Sender<()>,
+    draining: watch::Sender<bool>,
+    reloaded: Mutex<Reloaded>,
+    /// Wakes whoever asks the replicas what they have.
+    pub(crate) refresh: Notify,
+    /// How often they have been asked; a change says that the answers are in the table.
+    pub(crate) refreshed: watch::Sender<u64>,
+    /// The runtime of the control thread: where a replica that cannot be reached is tried again.
+    pub(crate) control: tokio::runtime::Handle,
+}
+
+impl Shared {
+    /// Of a gateway that starts with this table; called on the control thread's runtime.
+    pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
+        Arc::new(Self {
+            table: ArcSwap::new(table),
+            budget: Arc::default(),
+            metrics: Arc::default(),
+            instance,
+            connections: AtomicUsize::new(0),
+            refused_connections: AtomicU64::new(0),
+            closed: watch::Sender::new(()),
+            draining: watch::Sender::new(false),
+            reloaded: Mutex::new(Reloaded::now(None)),
+            refresh: Notify::new(),
+            refreshed: watch::Sender::new(0),
+            control: tokio::runtime::Handle::current(),
+        })
+    }
+
+    /// The table as it is now.
+    pub fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Shows another table to all.
+    pub(crate) fn swap(&self, table: Arc<Table>) {
+        self.table.store(table);
+    }
+
+    /// Whether the gateway takes no new work.
+    pub fn draining(&self) -> bool {
+        *self.draining.borrow()
+    }
+
+    /// From now on it takes none.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// For those who stop when it begins to drain.
+    pub(crate) fn drained(&self) -> Drained {
+        Drained(self.draining.subscribe())
+    }
+
+    /// Remembers what came of a change of the configuration.
+    pub(crate) fn reloaded(&self, outcome: &Result<u32, String>) {
+        *self.reloaded.lock().unwrap_or_else(PoisonError::into_inner) = Reloaded::now(outcome.as_ref().err().cloned());
+    }
+
+    /// What came of the last one.
+    pub fn reload_outcome(&self) -> Reloaded {
+        self.reloaded.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the replicas asked what they have, because a name is not known, and waits until the answers are in the
+    /// table: a model that was pulled a moment ago is found. Not longer than `within`.
+    pub(crate) async fn look_again(&self, within: Duration) {
+        let mut refreshed = self.refreshed.subscribe();
+        self.refresh.notify_one();
+        // Late answers are as good as none: the name stays unknown.
+        let _ = tokio::time::timeout(within, refreshed.changed()).await;
+    }
+
+    /// A replica could not be reached: others go before it until it can be again.
+    pub(crate) fn unreachable(&self, pool: &Arc<Pool>, replica: &Arc<Replica>) {
+        if replica.set_suspect(true) {
+            pool.owner.changed(replica);
+            tracing::warn!(pool = &*pool.name, replica = &*replica.url, "replica cannot be reached");
+            let (name, owner) = (pool.name.to_string(), pool.owner.clone());
+            self.control.spawn(crate::health::recover(name, owner, Arc::downgrade(replica)));
+        }
+    }
+}
+
+/// What came of the last change of the configuration.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct Reloaded {
+    /// When. Unit: seconds since 1970.
+    pub at: i64,
+    /// Why it was refused, if it was.
+    pub error: Option<String>,
+}
+
+impl Reloaded {
+    fn now(error: Option<String>) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { at: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), error }
+    }
+}
+
+/// The beginning of a drain.
+#[derive(Debug)]
+pub(crate) struct Drained(watch::Receiver<bool>);
+
+impl Drained {
+    /// Resolves when the gateway begins to drain.
+    pub(crate) async fn begins(&mut self) {
+        // A sender that is gone was dropped with the whole gateway.
+        let _ = self.0.wait_for(|draining| *draining).await;
+    }
+}

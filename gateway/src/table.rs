@@ -1,0 +1,235 @@
+//! Which name leads where: immutable, built whole from specs, endpoints and what the replicas have, swapped whole.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tutti_api::{Config, Expose, PoolSpec};
+
+use crate::registry::Registry;
+use crate::replica::Replica;
+use crate::schedule::{Owner, Target};
+
+/// What a replica said it has, by its number; a replica that has not answered yet is missing.
+pub type Catalog = HashMap<u64, Vec<Available>>;
+
+/// A model that a replica has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Available {
+    /// Its name at the replica.
+    pub name: String,
+    /// Its entry in the replica's `/api/tags`.
+    pub entry: Value,
+}
+
+/// Model, revision and pool of a route: what logs and metrics call it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Tells these apart in this process; from 1.
+    pub number: u32,
+    /// The model's name.
+    pub model: Box<str>,
+    /// The revision's name.
+    pub revision: Box<str>,
+    /// The pool's name.
+    pub pool: Box<str>,
+}
+
+/// Where the requests for a name go.
+#[derive(Debug)]
+pub struct Route {
+    /// What it is called.
+    pub served: Arc<Served>,
+    /// The pool that serves it.
+    pub pool: Arc<Pool>,
+    /// The name the replicas know it by; `None` where that is whatever the client wrote (an exposed model).
+    pub engine_name: Option<Box<str>>,
+    /// The slots it may take.
+    pub target: Arc<Target>,
+    /// What the replicas say of it.
+    pub entry: Option<Value>,
+}
+
+/// A pool, with its specs at hand.
+#[derive(Debug)]
+pub struct Pool {
+    /// Its name.
+    pub name: Box<str>,
+    /// Its queue.
+    pub owner: Arc<Owner>,
+    /// Its replicas.
+    pub replicas: Vec<Arc<Replica>>,
+    /// Longest wait for a slot.
+    pub wait: Duration,
+    /// How long a connection may take to come about.
+    pub connect: Duration,
+    /// How long the first byte of an answer may take.
+    pub first_byte: Duration,
+    /// How long an answer may pause.
+    pub idle: Duration,
+    /// How often a request may be sent again.
+    pub retries: u32,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Table {
+    /// Rises with every table.
+    pub generation: u32,
+    /// The configuration it was built from.
+    pub config: Arc<Config>,
+    /// The pools, as configured.
+    pub pools: Vec<Arc<Pool>>,
+    routes: HashMap<Box<str>, Arc<Route>>,
+    /// The names to list, in order: each model once, under its own name.
+    listed: Vec<Arc<Route>>,
+}
+
+/// A model name as names are compared: Ollama folds case and reads a bare name as `:latest`.
+pub fn canonical(name: &str) -> Cow<'_, str> {
+    let lower: Cow<'_, str> =
+        if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() };
+    match lower {
+        Cow::Borrowed(name) => name.strip_suffix(":latest").unwrap_or(name).into(),
+        Cow::Owned(mut name) => {
+            if name.ends_with(":latest") {
+                name.truncate(name.len() - ":latest".len());
+            }
+            name.into()
+        }
+    }
+}
+
+impl Table {
+    /// Builds the table of this generation. Slots, queues and replicas that a former table had are found in the
+    /// registry and kept; nothing that serves changes until [`Registry::publish`].
+    ///
+    /// # Errors
+    /// Why an endpoint cannot be one.
+    pub fn build(
+        config: Arc<Config>,
+        catalog: &Catalog,
+        generation: u32,
+        registry: &mut Registry,
+    ) -> Result<Self, String> {
+        let mut table =
+            Self { generation, config: config.clone(), pools: Vec::new(), routes: HashMap::new(), listed: Vec::new() };
+        for spec in &config.pools {
+            let pool = pool(spec, registry)?;
+            table.pools.push(pool);
+        }
+        for model in &config.models {
+            let wanted = model.traffic.as_ref().and_then(|traffic| traffic.revision.as_deref());
+            let revision = match wanted {
+                Some(name) => model.revisions.iter().find(|revision| revision.name == name),
+                None => model.revisions.first(),
+            };
+            let Some(revision) = revision else { continue };
+            let Some(at) = config.pools.iter().position(|pool| pool.name == revision.pool) else { continue };
+            let Some(upstream) = revision.upstream.as_deref() else { continue };
+            let (pool, spec) = (table.pools[at].clone(), &config.pools[at]);
+            let having: Vec<_> = pool
+                .replicas
+                .iter()
+                .filter(|replica| has(catalog, replica, upstream) != Some(false))
+                .cloned()
+                .collect();
+            let replicas = if having.is_empty() { pool.replicas.clone() } else { having };
+            let route = Arc::new(Route {
+                served: registry.served(&model.name, &revision.name, &pool.name),
+                target: registry.target(&replicas, upstream, generation, limit(spec)),
+                entry: entry(catalog, &pool.replicas, upstream),
+                engine_name: Some(upstream.into()),
+                pool,
+            });
+            table.listed.push(route.clone());
+            for name in std::iter::once(&model.name).chain(&model.aliases) {
+                table.routes.entry(canonical(name).into()).or_insert_with(|| route.clone());
+            }
+        }
+        for (spec, pool) in config.pools.iter().zip(table.pools.clone()) {
+            if spec.expose == Expose::All {
+                table.expose(spec, &pool, catalog, registry);
+            }
+        }
+        Ok(table)
+    }
+
+    /// Adds the replicas' own models under their own names, where no model has the name.
+    fn expose(&mut self, spec: &PoolSpec, pool: &Arc<Pool>, catalog: &Catalog, registry: &mut Registry) {
+        let available = pool.replicas.iter().filter_map(|replica| catalog.get(&replica.id)).flatten();
+        for Available { name, entry } in available {
+            let key = canonical(name);
+            if self.routes.contains_key(&*key) {
+                continue;
+            }
+            let replicas: Vec<_> =
+                pool.replicas.iter().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
+            let route = Arc::new(Route {
+                served: registry.served(name, "", &pool.name),
+                target: registry.target(&replicas, &key, self.generation, limit(spec)),
+                pool: pool.clone(),
+                engine_name: None,
+                entry: Some(entry.clone()),
+            });
+            self.listed.push(route.clone());
+            self.routes.insert(key.into(), route);
+        }
+    }
+
+    /// Where a name leads.
+    pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
+        self.routes.get(&*canonical(name))
+    }
+
+    /// The models there are, each once.
+    pub fn listed(&self) -> &[Arc<Route>] {
+        &self.listed
+    }
+
+    /// Whether names unknown now may be known when the replicas are asked again.
+    pub fn exposes(&self) -> bool {
+        self.config.pools.iter().any(|pool| pool.expose == Expose::All)
+    }
+}
+
+fn pool(spec: &PoolSpec, registry: &mut Registry) -> Result<Arc<Pool>, String> {
+    let replicas = spec
+        .endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.url.as_deref())
+        .map(|url| registry.replica(&spec.name, url))
+        .collect::<Result<_, _>>()?;
+    Ok(Arc::new(Pool {
+        name: spec.name.as_str().into(),
+        owner: registry.owner(&spec.name, spec.queue.size as usize),
+        replicas,
+        wait: spec.queue.wait.get(),
+        connect: spec.timeouts.connect.get(),
+        first_byte: spec.timeouts.first_byte.get(),
+        idle: spec.timeouts.idle.get(),
+        retries: spec.retries.max,
+    }))
+}
+
+/// Requests a replica works on at once in one runner. What is found without a word on it is not known to have fewer:
+/// then the replica's own queue orders what is beyond its slots.
+const FOUND: u16 = 64;
+
+fn limit(spec: &PoolSpec) -> u16 {
+    spec.slots.count().unwrap_or(FOUND)
+}
+
+/// Whether a replica has a model; `None`: it has not been heard yet.
+fn has(catalog: &Catalog, replica: &Replica, name: &str) -> Option<bool> {
+    let key = canonical(name);
+    Some(catalog.get(&replica.id)?.iter().any(|available| canonical(&available.name) == key))
+}
+
+fn entry(catalog: &Catalog, replicas: &[Arc<Replica>], name: &str) -> Option<Value> {
+    let key = canonical(name);
+    let mut available = replicas.iter().filter_map(|replica| catalog.get(&replica.id)).flatten();
+    available.find(|available| canonical(&available.name) == key).map(|available| available.entry.clone())
+}
