@@ -1,1 +1,14 @@
-//! Load generator and peers side by side.
+//! Load generator, CPU accounting and peers side by side; `cargo xtask bench` calls it.
+//!
+//! Every number comes with its opponents of the same run: absolute times say little on a shared machine.
+
+pub mod accept;
+pub mod cpu;
+pub mod gateway;
+pub mod http;
+pub mod load;
+pub mod proxies;
+pub mod report;
+
+pub use accept::{AcceptBench, accept};
+pub use gateway::{GatewayBench, gateway};
