@@ -250,8 +250,9 @@ impl Engine {
     }
 
     fn arrive(&mut self, now: Time, id: Id, job: Job, out: &mut Vec<Outcome>) {
-        // The head has left the channel that OLLAMA_MAX_QUEUE bounds.
-        if self.pending.len() > self.machine.queue_max {
+        // One request has left the channel that OLLAMA_MAX_QUEUE bounds: the one being loaded for, or the head.
+        let loading = self.runners.iter().filter(|r| r.state != State::Ready).count();
+        if self.pending.len() + loading > self.machine.queue_max {
             out.push(Outcome::Busy(id));
             return;
         }
@@ -354,3 +355,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

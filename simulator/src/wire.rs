@@ -128,3 +128,6 @@ fn openai_error(status: u16, kind: &str, message: &str) -> Reply {
 fn to_json(document: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(document).expect("these documents have string keys and finite numbers only")
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,6 +86,12 @@ impl Runner {
         self.adapter == job.adapter && self.options == job.options
     }
 
+    /// Requests in slots, and the slots there are.
+    #[cfg(test)]
+    pub(super) fn load(&self) -> (usize, usize) {
+        (self.slots.iter().filter(|s| s.active.is_some()).count(), self.slots_max)
+    }
+
     pub(super) fn is_busy(&self) -> bool {
         self.state != State::Ready || !self.waiting.is_empty() || self.slots.iter().any(|s| s.active.is_some())
     }
