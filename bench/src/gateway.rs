@@ -29,9 +29,12 @@ pub struct GatewayBench {
     /// Rounds, each with every contender in turn.
     #[arg(long, default_value_t = 5)]
     pub rounds: u32,
-    /// Seconds that each contender is measured under load in a round, and twice half of it with one connection.
+    /// Seconds that each contender is measured under load in a round, and half of it by each of the other loads.
     #[arg(long, default_value_t = 4.0)]
     pub seconds: f64,
+    /// Requests a second of the open loop.
+    #[arg(long, default_value_t = 5000.0)]
+    pub rate: f64,
     /// Workers of nginx, threads of haproxy, cores of tutti.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(2, usize::from))]
     pub cores: usize,
@@ -53,6 +56,8 @@ pub struct GatewayResults {
     pub origin: Origin,
     /// Workers a contender.
     pub cores: usize,
+    /// Requests a second of the open loop.
+    pub rate: f64,
     /// One for each contender; the first goes to the replica without one.
     pub rows: Vec<Row>,
     /// Contenders that are not installed.
@@ -72,6 +77,17 @@ pub struct Row {
     pub single_p50: Vec<f64>,
     /// The same with every thread where the scheduler puts it.
     pub single_free_p50: Vec<f64>,
+    /// At a given rate, counted from when each request was due, one for each round.
+    pub open: Vec<Open>,
+}
+
+/// One round of the open loop.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Open {
+    /// Microseconds.
+    pub p50: f64,
+    /// Microseconds.
+    pub p99: f64,
 }
 
 /// One round under load.
@@ -108,6 +124,7 @@ pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
             // Another one begins in each round, so that none always follows the same.
             let target = &mut targets[(round + turn) % count];
             let busy = busy(target, seconds)?;
+            let open = open(target, options.rate, seconds / 2.0)?;
             let free = single(target, seconds / 2.0)?;
             let held = OneCore::hold(std::process::id());
             let single = single(target, seconds / 2.0)?;
@@ -120,6 +137,7 @@ pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
                 busy.rate
             );
             target.row.busy.push(busy);
+            target.row.open.push(open);
             target.row.single_p50.push(single);
             target.row.single_free_p50.push(free);
         }
@@ -128,6 +146,7 @@ pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
     let results = GatewayResults {
         origin: Origin::here("cargo xtask bench gateway".into(), versions),
         cores: options.cores,
+        rate: options.rate,
         rows: targets.into_iter().map(|t| t.row).collect(),
         absent,
     };
@@ -164,6 +183,7 @@ impl Target {
             busy: Vec::new(),
             single_p50: Vec::new(),
             single_free_p50: Vec::new(),
+            open: Vec::new(),
         };
         Target { row, addr, proxy }
     }
@@ -189,6 +209,15 @@ fn busy(target: &Target, seconds: f64) -> anyhow::Result<Busy> {
     Ok(Busy { cpu_micros, rate: report.rate(), p50: report.micros(0.5), p99: report.micros(0.99) })
 }
 
+/// The open loop, with connections enough that none is waited for.
+fn open(target: &Target, rate: f64, seconds: f64) -> anyhow::Result<Open> {
+    let plan = Plan { pace: Pace::Poisson(rate), ..target.plan(2 * CONNECTIONS, seconds) };
+    let report = load::run(&plan, || ())?;
+    let failed = report.errors + report.unanswered;
+    ensure!(failed == 0, "{}: {failed} of {} requests failed", target.row.name, report.requests);
+    Ok(Open { p50: report.micros(0.5), p99: report.micros(0.99) })
+}
+
 fn single(target: &Target, seconds: f64) -> anyhow::Result<f64> {
     let report = load::run(&target.plan(1, seconds), || ())?;
     ensure!(report.errors == 0, "{}: {} of {} requests failed", target.row.name, report.errors, report.requests);
@@ -205,33 +234,53 @@ impl GatewayResults {
              turn; the median of {} rounds (least–greatest). {} workers or threads each; connections to the replica kept \
              alive; bodies held in memory; a JSON access log line a request in a file (nginx in 64 KiB or 100 ms, haproxy \
              line by line, as it has no buffer for it). nginx and haproxy forward without looking at the body; tutti \
-             parses it, routes by its model and counts. One connection: once with load, replica and contender on one core, where \
-             a request costs its work and its switches and nothing depends on where threads wake up; once as the scheduler \
-             places them.\n\n",
+             parses it, routes by its model and counts.\n\n",
             self.rows.first().map_or(0, |r| r.busy.len()),
             self.cores
         );
-        text += "| | CPU µs a request, 32 connections | × nginx | requests/s | p50 µs | p99 µs | one connection, one core: added p50 µs | free | memory at rest |\n";
-        text += "|---|---|---|---|---|---|---|---|---|\n";
+        text += "| | CPU µs a request, 32 connections | × nginx | requests/s | p50 µs | p99 µs | memory at rest |\n";
+        text += "|---|---|---|---|---|---|---|\n";
         for row in &self.rows {
             let figures = |of: fn(&Busy) -> f64| spread(row.busy.iter().map(of));
             let is_direct = row.memory_bytes == 0;
             let _ = writeln!(
                 text,
-                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+                "| {} | {} | {} | {} | {} | {} | {} |",
                 row.name,
                 if is_direct { "–".to_owned() } else { figures(|b| b.cpu_micros) },
                 self.ratio_to_nginx(row).map_or("–".to_owned(), short),
                 figures(|b| b.rate),
                 figures(|b| b.p50),
                 figures(|b| b.p99),
-                self.added(row, |r| &r.single_p50),
-                self.added(row, |r| &r.single_free_p50),
                 if is_direct { "–".to_owned() } else { format!("{} MB", short(row.memory_bytes as f64 / 1e6)) },
             );
         }
+        text += &self.latencies();
         for why in &self.absent {
             let _ = writeln!(text, "\nNot measured: {why}.");
+        }
+        text
+    }
+
+    /// The loads that do not fill the machine.
+    fn latencies(&self) -> String {
+        let mut text = format!(
+            "\nOne connection, as p50 added to the direct way's: with load, replica and contender on one core, where a \
+             request costs its work and its switches and nothing depends on where threads wake up; and as the scheduler \
+             places them. Open loop: {} requests a second at random (Poisson) times, latency from when each was due.\n\n\
+             | | one core: added µs | free: added µs | open loop: p50 µs | p99 µs |\n|---|---|---|---|---|\n",
+            short(self.rate)
+        );
+        for row in &self.rows {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {} |",
+                row.name,
+                self.added(row, |r| &r.single_p50),
+                self.added(row, |r| &r.single_free_p50),
+                spread(row.open.iter().map(|o| o.p50)),
+                spread(row.open.iter().map(|o| o.p99)),
+            );
         }
         text
     }
