@@ -77,6 +77,7 @@ pub struct Round {
 /// # Errors
 /// tutti cannot be built or does not start, or requests fail.
 pub fn accept(options: AcceptBench) -> anyhow::Result<()> {
+    load::raise_file_limit();
     let (rounds, seconds) = if options.quick { (2, 0.5) } else { (options.rounds, options.seconds) };
     let program = options.tutti.clone().map_or_else(proxies::build_tutti, Ok)?;
     let replica = Simulator::start(Config::instant(Model::chat("m", 1)))?;

@@ -115,6 +115,7 @@ struct Target {
 /// # Errors
 /// tutti cannot be built, a contender does not start, or requests fail.
 pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
+    load::raise_file_limit();
     let (rounds, seconds) = if options.quick { (2, 1.0) } else { (options.rounds, options.seconds) };
     let replica = Simulator::start(Config::instant(Model::chat("m", 1)))?;
     let (mut targets, absent) = contenders(&options, replica.addr())?;

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -93,6 +94,14 @@ struct Tally {
 pub fn run<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, measure(plan, probe))
+}
+
+/// Lets this process, and those it starts later, open as many files as it is allowed to allow itself.
+pub(crate) fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // A thousand connections may fit all the same; if not, opening them says so.
+    let _ = setrlimit(Resource::Nofile, limit);
 }
 
 async fn measure<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>> {

@@ -22,7 +22,8 @@ pub struct Config {
     pub fault: Option<(Fault, Scope)>,
     /// How many requests are kept for [`crate::Running::seen`]; later ones are only counted.
     pub records_max: usize,
-    /// Answer a non-streaming `/v1/chat/completions` with bytes made once, for any model name and without the engine.
+    /// Answer a `/v1/chat/completions` that does not say `stream` with bytes made once, whatever its model, without the
+    /// engine.
     pub prerendered: bool,
 }
 

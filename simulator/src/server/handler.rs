@@ -105,8 +105,7 @@ async fn infer(
     body: &Bytes,
     fault: Option<Fault>,
 ) -> Result<Response<Answer>, Hangup> {
-    if replica.config.prerendered && api == Api::OpenaiChat && memchr::memmem::find(body, b"\"stream\":true").is_none()
-    {
+    if replica.config.prerendered && api == Api::OpenaiChat && memchr::memmem::find(body, b"\"stream\"").is_none() {
         return Ok(reply(entry, replica.prerendered.clone(), fault));
     }
     let call = match Call::read(api, body) {
