@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn a_child_counts_for_its_parent() {
         let mut shell = Command::new("sh")
-            .args(["-c", "(i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; cat) & wait"])
+            .args(["-c", "sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done; echo done; cat'; true"])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

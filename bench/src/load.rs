@@ -294,11 +294,11 @@ mod tests {
     #[test]
     fn an_open_loop_counts_the_wait_for_a_free_connection() {
         let mut config = Config::quick(Model::chat("m", 1));
-        config.machine.prompt_token_time = Duration::from_millis(5);
-        config.answer_tokens = 1;
+        config.machine.token_time = Duration::from_millis(10);
+        config.answer_tokens = 3;
         let replica = Simulator::start(config).unwrap();
         let mut plan = plan(&replica, 1, Pace::Even(200.0));
-        plan.request = post("localhost", "/v1/completions", r#"{"model":"m","prompt":"1234567890123456"}"#);
+        plan.request = post("localhost", "/v1/completions", r#"{"model":"m","prompt":"x"}"#);
         let report = run(&plan, || ()).unwrap();
         // 20 ms of work every 5 ms on one connection: the last ones have waited for most of the run.
         assert!(report.micros(1.0) > 50_000.0, "{}", report.micros(1.0));
