@@ -1,0 +1,150 @@
+//! The gateway's own part of the configuration. No custom resource carries it.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, HumanDuration};
+
+/// The gateway itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct GatewaySpec {
+    /// Where clients reach it, as `host:port`. An address off loopback is refused without keys, unless `auth: none` is
+    /// written. Taken at the start only.
+    pub listen: String,
+    /// Where `/metrics`, `/healthz` and `/readyz` are, as `host:port`. It may leave loopback. Taken at the start only.
+    pub ops: String,
+    /// Where the gateway is told what to do and asked about itself.
+    pub admin: AdminSpec,
+    /// Who may ask: a file of keys, or the word `none`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth: Option<Auth>,
+    /// Host headers that are answered, beside addresses and localhost, while there are no keys. Others get a 403, so
+    /// that no stranger's web page reaches the gateway through a browser (DNS rebinding).
+    pub allowed_hosts: Vec<String>,
+    /// Certificate and key, to serve TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsSpec>,
+    /// What it takes at most.
+    pub limits: LimitsSpec,
+    /// How long requests may take to end after SIGTERM, before they are cut.
+    pub drain: HumanDuration,
+    /// The other gateways and the release driver, by mutual TLS; absent: a lone gateway.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerSpec>,
+}
+
+impl Default for GatewaySpec {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:11500".to_owned(),
+            ops: "127.0.0.1:11501".to_owned(),
+            admin: AdminSpec::default(),
+            auth: None,
+            allowed_hosts: vec!["localhost".to_owned()],
+            tls: None,
+            limits: LimitsSpec::default(),
+            drain: HumanDuration::from_secs(30),
+            peer: None,
+        }
+    }
+}
+
+/// The admin port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdminSpec {
+    /// Where it listens, as `host:port`. Taken at the start only.
+    pub listen: String,
+    /// The file that holds the token it wants; made at the first start, readable by its owner alone. Absent:
+    /// `tutti/admin-token` in the user's state folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<String>,
+}
+
+impl Default for AdminSpec {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:11502".to_owned(), token_file: None }
+    }
+}
+
+/// Who may ask.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Auth {
+    /// Anybody who reaches the port.
+    None(NoAuth),
+    /// Who has a key.
+    #[serde(rename_all = "camelCase")]
+    Keys {
+        /// The file with the keys' hashes.
+        keys_file: String,
+    },
+}
+
+/// The word `none`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum NoAuth {
+    /// Anybody who reaches the port may ask.
+    None,
+}
+
+/// A certificate and its key, in PEM. Read again when they change.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TlsSpec {
+    /// The certificate's file, with its chain.
+    pub cert: String,
+    /// The key's file.
+    pub key: String,
+}
+
+/// What the gateway takes at most.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LimitsSpec {
+    /// Largest body of a request.
+    pub body: ByteSize,
+    /// All bodies in memory together; what comes beyond gets a 503 that may be retried.
+    pub buffered_bodies: ByteSize,
+    /// Connections that are open at once; others are closed. Unit: connections.
+    pub connections: u32,
+    /// Largest head of a request: its line and all headers.
+    pub header: ByteSize,
+}
+
+impl Default for LimitsSpec {
+    fn default() -> Self {
+        Self {
+            body: ByteSize::new(32 << 20),
+            buffered_bodies: ByteSize::new(512 << 20),
+            connections: 20_000,
+            header: ByteSize::new(32 << 10),
+        }
+    }
+}
+
+/// The other gateways.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerSpec {
+    /// Where they reach this one, as `host:port`.
+    pub listen: String,
+    /// By which certificates they know each other.
+    pub tls: PeerTlsSpec,
+    /// The name that all of them resolve to, as `host:port`.
+    pub dns: String,
+}
+
+/// Mutual TLS between gateways, in PEM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PeerTlsSpec {
+    /// This gateway's certificate.
+    pub cert: String,
+    /// Its key.
+    pub key: String,
+    /// Who signs the peers' certificates.
+    pub ca: String,
+}

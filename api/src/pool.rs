@@ -1,0 +1,417 @@
+//! Pools: interchangeable replicas of one engine with one base model. Also the spec of the custom resource `Pool`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+use crate::{ByteSize, HumanDuration, Share};
+
+/// A pool of replicas.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[cfg_attr(feature = "kube", derive(kube::CustomResource))]
+#[cfg_attr(feature = "kube", kube(group = "tutti.dev", version = "v1alpha1", kind = "Pool", namespaced))]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct PoolSpec {
+    /// Its name, once among the pools: letters, digits, `-`, at most 63. A custom resource has it from its metadata.
+    pub name: String,
+    /// What its replicas are.
+    pub engine: Engine,
+    /// The base model that its adapters are for, by the engine's name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base: Option<String>,
+    /// Where its replicas are.
+    pub endpoints: Vec<Endpoint>,
+    /// Which models clients see: those that `models` names, or all that the replicas have, under their own names.
+    pub expose: Expose,
+    /// Requests a replica works on at once for one model: a number, or `auto`: what tutti started it with, or what
+    /// it is seen to take.
+    pub slots: Slots,
+    /// Those who wait for a slot.
+    pub queue: QueueSpec,
+    /// How long a replica may take.
+    pub timeouts: TimeoutsSpec,
+    /// When a request is sent again.
+    pub retries: RetriesSpec,
+    /// Ollama's options that make it load a model again: a field given is pinned for all, a field absent is the
+    /// client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runner: Option<RunnerSpec>,
+    /// How long a model stays loaded after its last request: the client's word (`client`), or a duration for all.
+    pub keep_alive: KeepAlive,
+    /// How requests for several adapters of one base take turns.
+    pub batching: BatchingSpec,
+    /// Where the adapters come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapters: Option<AdaptersSpec>,
+    /// How many replicas there are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scale: Option<ScaleSpec>,
+}
+
+/// What a pool's replicas are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Engine {
+    /// Ollama.
+    #[default]
+    Ollama,
+    /// Any server of the OpenAI API.
+    Openai,
+}
+
+/// Where a replica is, or where a list of them is: exactly one of `url`, `dns` and `file`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct Endpoint {
+    /// A replica, as `http://host:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// A name whose addresses are replicas, as `host:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns: Option<String>,
+    /// A file with a URL a line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// The adapter-loader beside the replica, as `http://host:port`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loader: Option<String>,
+    /// A file with the key that the replica wants.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<String>,
+}
+
+/// Which models clients see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Expose {
+    /// Those that `models` names.
+    #[default]
+    Named,
+    /// Also all that the replicas have, under their own names.
+    All,
+}
+
+/// Requests a replica works on at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Slots {
+    /// What tutti started it with, or what it is seen to take.
+    #[default]
+    Auto,
+    /// This many, from 1 to 4096.
+    Count(u16),
+}
+
+impl Slots {
+    /// Most slots of a replica.
+    pub const MAX: u16 = 4096;
+
+    /// The number, where one is given.
+    pub fn count(self) -> Option<u16> {
+        match self {
+            Slots::Auto => None,
+            Slots::Count(count) => Some(count),
+        }
+    }
+}
+
+impl Serialize for Slots {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Slots::Auto => serializer.serialize_str("auto"),
+            Slots::Count(count) => serializer.serialize_u16(*count),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Slots {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Slots;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "`auto` or a number from 1 to {}", Slots::MAX)
+            }
+            fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<Slots, E> {
+                let count = u16::try_from(count).ok().filter(|count| (1..=Slots::MAX).contains(count));
+                count
+                    .map(Slots::Count)
+                    .ok_or_else(|| E::custom(format!("slots are `auto` or a number from 1 to {}", Slots::MAX)))
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Slots, E> {
+                if text == "auto" {
+                    Ok(Slots::Auto)
+                } else {
+                    Err(E::custom(format!("{text:?} is neither `auto` nor a number")))
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+impl JsonSchema for Slots {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Slots".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    /// int-or-string: the one union that structural schemas know.
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "x-kubernetes-int-or-string": true, "x-form": "`auto`, or a number from 1 to 4096" })
+    }
+}
+
+/// Those who wait for a slot.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct QueueSpec {
+    /// How many may wait; others get a 429. Unit: requests.
+    pub size: u32,
+    /// How long one may wait; then it gets a 503 that may be retried.
+    pub wait: HumanDuration,
+    /// How long one may wait while weights load or the pool wakes from zero replicas.
+    pub cold_wait: HumanDuration,
+}
+
+impl Default for QueueSpec {
+    fn default() -> Self {
+        Self { size: 1024, wait: HumanDuration::from_secs(30), cold_wait: HumanDuration::from_secs(300) }
+    }
+}
+
+/// How long a replica may take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct TimeoutsSpec {
+    /// For a connection to come about.
+    pub connect: HumanDuration,
+    /// From the request to the first byte of the answer; an Ollama loads the model in this time.
+    pub first_byte: HumanDuration,
+    /// Between two pieces of an answer.
+    pub idle: HumanDuration,
+}
+
+impl Default for TimeoutsSpec {
+    fn default() -> Self {
+        Self {
+            connect: HumanDuration::from_secs(2),
+            first_byte: HumanDuration::from_secs(600),
+            idle: HumanDuration::from_secs(120),
+        }
+    }
+}
+
+/// When a request is sent again: only where the replica could not be reached, or answered 503, and never once its body
+/// was sent and the connection broke.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct RetriesSpec {
+    /// How often, on another replica: 0 or 1.
+    #[schemars(range(max = 1))]
+    pub max: u32,
+}
+
+impl Default for RetriesSpec {
+    fn default() -> Self {
+        Self { max: 1 }
+    }
+}
+
+/// Ollama's reloading options.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct RunnerSpec {
+    /// Context length. Unit: tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_ctx: Option<u32>,
+    /// Tokens of a prompt that are worked on together. Unit: tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_batch: Option<u32>,
+    /// Layers on the GPU; -1: as many as fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_gpu: Option<i32>,
+    /// The GPU that holds what is not spread.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub main_gpu: Option<u32>,
+    /// Whether weights are mapped from the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub use_mmap: Option<bool>,
+    /// Threads on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub num_thread: Option<u32>,
+}
+
+macro_rules! word_or_duration {
+    ($(#[$about:meta])* $name:ident, $word:literal, $variant:ident, $(#[$word_about:meta])*) => {
+        $(#[$about])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub enum $name {
+            $(#[$word_about])*
+            #[default]
+            $variant,
+            /// This long.
+            For(HumanDuration),
+        }
+
+        impl FromStr for $name {
+            type Err = String;
+
+            fn from_str(text: &str) -> Result<Self, String> {
+                if text == $word {
+                    return Ok(Self::$variant);
+                }
+                text.parse().map(Self::For).map_err(|_| format!("{text:?} is neither `{}` nor a duration such as 30s", $word))
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                match self {
+                    Self::$variant => f.write_str($word),
+                    Self::For(duration) => duration.fmt(f),
+                }
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({
+                    "type": "string",
+                    "pattern": concat!("^(", $word, "|[0-9]+(ms|s|m|h))$"),
+                    "x-form": concat!("`", $word, "`, or a duration such as 30s"),
+                })
+            }
+        }
+    };
+}
+pub(crate) use word_or_duration;
+
+word_or_duration! {
+    /// How long a model stays loaded after its last request.
+    KeepAlive, "client", Client, /// As long as the client says.
+}
+
+word_or_duration! {
+    /// A duration that tutti may choose.
+    AutoOrDuration, "auto", Auto, /// As follows from what is measured.
+}
+
+/// How requests for several adapters of one base take turns.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchingSpec {
+    /// How old the oldest waiter of an adapter may be before it is the next.
+    pub max_wait: AutoOrDuration,
+    /// How long an adapter serves while others wait.
+    pub quantum: AutoOrDuration,
+}
+
+/// Where a pool's adapters come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdaptersSpec {
+    /// A bucket and prefix (`s3://models/`) or a folder.
+    pub from: String,
+    /// How the engine gets them.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// What a merged model is written as.
+    #[serde(default)]
+    pub merge_to: MergeTo,
+    /// Whether every adapter must bring a manifest.
+    #[serde(default)]
+    pub manifest: ManifestRule,
+    /// Disk that they may take; the least recently used go first.
+    #[serde(default = "disk")]
+    pub disk: ByteSize,
+    /// The share of a serving replica's time that probes may take.
+    #[serde(default = "probe_share")]
+    pub probe_share: Share,
+}
+
+fn disk() -> ByteSize {
+    ByteSize::new(50 << 30)
+}
+
+fn probe_share() -> Share {
+    Share::percent(1.0)
+}
+
+/// How an engine gets adapters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Strategy {
+    /// As adapters where it takes them, else merged.
+    #[default]
+    Auto,
+    /// As adapters.
+    Adapter,
+    /// Merged into the base.
+    Merge,
+}
+
+/// What a merged model is written as.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MergeTo {
+    /// 8-bit blocks.
+    #[default]
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 16-bit floats.
+    F16,
+}
+
+/// Whether every adapter must bring a manifest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ManifestRule {
+    /// Yes.
+    #[default]
+    Required,
+    /// No: two equal lists 30 s apart stand for it.
+    Optional,
+}
+
+/// How many replicas there are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ScaleSpec {
+    /// At least. Unit: replicas.
+    pub min: u32,
+    /// At most. Unit: replicas.
+    pub max: u32,
+    /// The share of the slots that shall be in use.
+    pub target: Share,
+}
+
+impl Default for ScaleSpec {
+    fn default() -> Self {
+        Self { min: 0, max: 4, target: Share::percent(80.0) }
+    }
+}

@@ -1,0 +1,251 @@
+//! YAML as a tree that knows where everything stands.
+//!
+//! What a configuration needs and no more: one document, no anchors, aliases or tags (a small file could stand for a
+//! huge one), no key twice; scalars by the core schema of YAML 1.2.2, chapter 10.3.
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span};
+use serde_json::Value;
+
+use crate::problem::{Place, Problem};
+
+/// Largest text. Unit: bytes.
+const MAX_TEXT: usize = 1 << 20;
+/// Deepest nesting. Unit: levels.
+const MAX_DEPTH: usize = 32;
+
+/// A value and its place.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Kind {
+    Scalar(Value),
+    List(Vec<Node>),
+    Map(Vec<Field>),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Field {
+    pub(crate) name: String,
+    pub(crate) place: Place,
+    pub(crate) value: Node,
+}
+
+/// A step from a value to one in it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Step {
+    Field(String),
+    Item(usize),
+}
+
+impl Node {
+    /// The value without its places.
+    pub(crate) fn value(&self) -> Value {
+        match &self.kind {
+            Kind::Scalar(value) => value.clone(),
+            Kind::List(items) => items.iter().map(Node::value).collect(),
+            Kind::Map(fields) => fields.iter().map(|field| (field.name.clone(), field.value.value())).collect(),
+        }
+    }
+
+    /// The value at the end of the steps, or the last one on the way there that is.
+    pub(crate) fn nearest(&self, steps: &[Step]) -> &Node {
+        match steps.split_first().and_then(|(step, rest)| Some((self.child(step)?, rest))) {
+            Some((child, rest)) => child.nearest(rest),
+            None => self,
+        }
+    }
+
+    pub(crate) fn child(&self, step: &Step) -> Option<&Node> {
+        match (step, &self.kind) {
+            (Step::Field(name), Kind::Map(fields)) => Some(&fields.iter().find(|field| field.name == *name)?.value),
+            (Step::Item(at), Kind::List(items)) => items.get(*at),
+            _ => None,
+        }
+    }
+
+    /// Where a field's name stands.
+    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
+        match &self.kind {
+            Kind::Map(fields) => fields.iter().find(|field| field.name == name),
+            _ => None,
+        }
+    }
+
+    /// Takes out the value at the end of the steps; false where there is none.
+    pub(crate) fn remove(&mut self, steps: &[Step]) -> bool {
+        let Some((step, rest)) = steps.split_first() else { return false };
+        match (step, &mut self.kind) {
+            (Step::Field(name), Kind::Map(fields)) => {
+                let Some(at) = fields.iter().position(|field| field.name == *name) else { return false };
+                if rest.is_empty() {
+                    fields.remove(at);
+                    return true;
+                }
+                fields[at].value.remove(rest)
+            }
+            // A list's item stays: others are known by their numbers. Nothing in it is left to be wrong.
+            (Step::Item(at), Kind::List(items)) if rest.is_empty() => {
+                let Some(item) = items.get_mut(*at) else { return false };
+                let empty = Kind::Map(Vec::new());
+                let changed = item.kind != empty;
+                item.kind = empty;
+                changed
+            }
+            (Step::Item(at), Kind::List(items)) => items.get_mut(*at).is_some_and(|item| item.remove(rest)),
+            _ => false,
+        }
+    }
+
+    /// Puts a value at the end of the steps, making what is missing on the way; false where something else stands there.
+    pub(crate) fn put(&mut self, steps: &[Step], node: Node) -> bool {
+        let Some((step, rest)) = steps.split_first() else {
+            *self = node;
+            return true;
+        };
+        let place = node.place.clone();
+        let empty = |step: Option<&Step>| Node {
+            place: place.clone(),
+            kind: if matches!(step, Some(Step::Item(_))) { Kind::List(Vec::new()) } else { Kind::Map(Vec::new()) },
+        };
+        match (step, &mut self.kind) {
+            (Step::Field(name), Kind::Map(fields)) => {
+                let at = fields.iter().position(|field| field.name == *name).unwrap_or_else(|| {
+                    fields.push(Field { name: name.clone(), place: place.clone(), value: empty(rest.first()) });
+                    fields.len() - 1
+                });
+                fields[at].value.put(rest, node)
+            }
+            (Step::Item(at), Kind::List(items)) if *at <= items.len() => {
+                if *at == items.len() {
+                    items.push(empty(rest.first()));
+                }
+                items[*at].put(rest, node)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Reads a text; an empty one is an empty map. `place` overrides the places, for text that stands in no file.
+pub(crate) fn parse(text: &str, place: Option<&Place>) -> Result<Node, Problem> {
+    let start = place.cloned().unwrap_or(Place::File { line: 1, column: 1 });
+    if text.len() > MAX_TEXT {
+        return Err(Problem::new(&start, "", format!("the configuration is larger than {MAX_TEXT} bytes"), None));
+    }
+    let mut reader = Reader { parser: Parser::new_from_str(text), place };
+    let mut document = None;
+    loop {
+        match reader.next()? {
+            (Event::StreamEnd, _) => break,
+            (Event::DocumentStart(_), at) if document.is_some() => {
+                return Err(Problem::new(&at, "", "a second document: the configuration is one", None));
+            }
+            (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, _) => {}
+            (event, at) => document = Some(reader.node(event, at, 0)?),
+        }
+    }
+    let empty = Node { place: start, kind: Kind::Map(Vec::new()) };
+    Ok(document.filter(|node| node.kind != Kind::Scalar(Value::Null)).unwrap_or(empty))
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    place: Option<&'t Place>,
+}
+
+impl<'t> Reader<'t> {
+    fn next(&mut self) -> Result<(Event<'t>, Place), Problem> {
+        match self.parser.next_event() {
+            None => Ok((Event::StreamEnd, Place::File { line: 1, column: 1 })),
+            Some(Ok((event, span))) => Ok((event, self.place(&span))),
+            Some(Err(error)) => {
+                let marker = error.marker();
+                let at = Place::File { line: marker.line().max(1), column: marker.col() + 1 };
+                Err(Problem::new(self.place.unwrap_or(&at), "", format!("this is no YAML: {}", error.info()), None))
+            }
+        }
+    }
+
+    fn place(&self, span: &Span) -> Place {
+        let of_file = || Place::File { line: span.start.line().max(1), column: span.start.col() + 1 };
+        self.place.cloned().unwrap_or_else(of_file)
+    }
+
+    fn node(&mut self, event: Event<'t>, place: Place, depth: usize) -> Result<Node, Problem> {
+        let refused = |what: &str| Err(Problem::new(&place, "", what, None));
+        if depth > MAX_DEPTH {
+            return refused("nested too deeply");
+        }
+        let kind = match event {
+            Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
+                return refused("tags (`!…`) are not taken");
+            }
+            Event::Alias(_) => return refused("aliases (`*…`) are not taken: write the value again"),
+            Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
+                if anchor > 0 =>
+            {
+                return refused("anchors (`&…`) are not taken");
+            }
+            Event::Scalar(text, ScalarStyle::Plain, ..) => Kind::Scalar(plain(&text)),
+            Event::Scalar(text, ..) => Kind::Scalar(Value::from(text.into_owned())),
+            Event::SequenceStart(..) => self.list(depth)?,
+            Event::MappingStart(..) => self.map(depth)?,
+            _ => return refused("something is missing here"),
+        };
+        Ok(Node { place, kind })
+    }
+
+    fn list(&mut self, depth: usize) -> Result<Kind, Problem> {
+        let mut items = Vec::new();
+        loop {
+            match self.next()? {
+                (Event::SequenceEnd, _) => return Ok(Kind::List(items)),
+                (event, at) => items.push(self.node(event, at, depth + 1)?),
+            }
+        }
+    }
+
+    fn map(&mut self, depth: usize) -> Result<Kind, Problem> {
+        let mut fields: Vec<Field> = Vec::new();
+        loop {
+            let (event, place) = self.next()?;
+            let name = match event {
+                Event::MappingEnd => return Ok(Kind::Map(fields)),
+                Event::Scalar(name, _, 0, None) => name.into_owned(),
+                _ => return Err(Problem::new(&place, "", "a field's name is a plain word", None)),
+            };
+            if fields.iter().any(|field| field.name == name) {
+                return Err(Problem::new(&place, name, "this field stands twice", None));
+            }
+            let (event, at) = self.next()?;
+            let value = self.node(event, at, depth + 1)?;
+            fields.push(Field { name, place, value });
+        }
+    }
+}
+
+/// A scalar without quotes.
+fn plain(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "true" | "True" | "TRUE" => return Value::Bool(true),
+        "false" | "False" | "FALSE" => return Value::Bool(false),
+        _ => {}
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        if let Ok(number) = text.parse::<i64>() {
+            return Value::from(number);
+        }
+    } else if digits.starts_with(|char: char| char.is_ascii_digit() || char == '.')
+        && let Ok(number) = text.parse::<f64>()
+        && number.is_finite()
+    {
+        return Value::from(number);
+    }
+    Value::from(text)
+}
