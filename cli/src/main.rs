@@ -1,3 +1,62 @@
-//! The binary tutti and its subcommands.
+//! The binary `tutti` and its subcommands.
 
-fn main() {}
+mod config;
+mod gateway;
+mod local;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// One fast, safe inference service out of a set of Ollama replicas.
+///
+/// Start with `tutti up`: it finds the Ollama on this machine, or starts it, and serves its models. A configuration
+/// file (`tutti.yaml`) says more: `tutti schema` and `tutti check` help to write it.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One machine: finds or starts Ollama, and puts the gateway before it
+    Up(up::Up),
+    /// The gateway alone, by a configuration
+    Gateway(gateway::Serve),
+    /// Says everything that is wrong with a configuration, and where
+    Check(Source),
+    /// Prints the JSON schema of the configuration, for editors
+    Schema,
+    /// Shows what a running gateway does: its pools, replicas, queues and models
+    Status(status::Ask),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Source {
+    /// The configuration file; else `TUTTI_CONFIG`, `./tutti.yaml`, `tutti/tutti.yaml` in the user's configuration folder
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(up) => up.run(),
+        Command::Gateway(serve) => serve.run(),
+        Command::Check(source) => config::check(&source),
+        Command::Schema => config::schema(),
+        Command::Status(ask) => ask.run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tutti: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -27,7 +27,7 @@ pub mod shared;
 pub mod status;
 pub mod table;
 
-pub use serve::{Gateway, Options, StartError};
+pub use serve::{Accept, Gateway, Options, StartError};
 
 /// A random number to start from.
 pub(crate) fn random() -> u64 {

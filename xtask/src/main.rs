@@ -1,3 +1,51 @@
-//! cargo xtask: up, test, bench, rig.
+//! `cargo xtask`: everything a developer runs, on a machine that has only the toolchains.
 
-fn main() {}
+mod docs;
+mod run;
+mod test;
+mod up;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Runs, tests and measures tutti.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Builds tutti and a real Ollama with a tiny model, starts both, and prints a line to paste
+    Up,
+    /// Everything that must pass: format, lints, dependencies, tests on real servers
+    Test(test::Test),
+    /// Measures; the results go to bench/RESULTS.md
+    #[command(subcommand)]
+    Bench(Bench),
+    /// Builds the servers that the tests run on, into a cache outside the checkout
+    Rig,
+    /// Writes the pages that are generated from the code (the tests check that they are current)
+    Docs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The gateway beside nginx and haproxy, in turn
+    Gateway(tutti_bench::GatewayBench),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().command {
+        Command::Up => up::up(),
+        Command::Test(test) => test.run(),
+        Command::Bench(Bench::Gateway(bench)) => {
+            run::cargo(&["build", "--release", "--package", "tutti"])?;
+            tutti_bench::gateway(bench)
+        }
+        Command::Rig => tutti_rig::prepare(),
+        Command::Docs => docs::write(),
+    }
+}

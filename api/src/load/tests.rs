@@ -192,7 +192,7 @@ proptest! {
         config.pools[0].queue.size = size;
         config.pools[0].slots = Slots::Count(slots);
         config.pools[0].queue.wait = HumanDuration::from_millis(wait);
-        let text = serde_json::to_string(&config).unwrap().replace("\"coldWait\":\"5m\",", "");
+        let text = serde_json::to_string(&config).unwrap();
         prop_assert_eq!(of(&text), Ok(config));
     }
 }

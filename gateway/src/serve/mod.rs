@@ -93,6 +93,11 @@ impl Gateway {
         self.shared.reloaded(&Err(why.to_owned()));
     }
 
+    /// The models it serves, by the names that clients use.
+    pub fn models(&self) -> Vec<String> {
+        self.shared.table().listed().iter().map(|route| route.served.model.to_string()).collect()
+    }
+
     /// Stops taking connections and work, and resolves when what runs has ended, or after `deadline`; then what is left
     /// is cut. True where nothing was.
     pub async fn drain(self, deadline: Duration) -> bool {

@@ -1,0 +1,36 @@
+//! `cargo xtask docs`
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::run::root;
+
+/// The pages that are generated, and what of.
+pub(crate) fn pages() -> [(&'static str, String); 2] {
+    [
+        ("docs/reference/config.md", tutti_api::reference_markdown()),
+        ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),
+    ]
+}
+
+pub(crate) fn write() -> Result<()> {
+    for (path, page) in pages() {
+        fs::write(root().join(path), page).with_context(|| format!("cannot write {path}"))?;
+        eprintln!("wrote {path}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_generated_pages_are_current() {
+        for (path, page) in pages() {
+            let written = fs::read_to_string(root().join(path)).unwrap_or_default();
+            assert!(written == page, "{path} is not current: run `cargo xtask docs`");
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Running other programs.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+/// The checkout.
+pub(crate) fn root() -> PathBuf {
+    let xtask = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().unwrap_or(xtask).to_owned()
+}
+
+/// Runs cargo in the checkout.
+pub(crate) fn cargo(arguments: &[&str]) -> Result<()> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // What cargo set for this task would make every build of the other profile start anew.
+    cargo.args(arguments).current_dir(root());
+    command(cargo)
+}
+
+/// Runs a command and says it.
+pub(crate) fn command(mut command: Command) -> Result<()> {
+    eprintln!("$ {command:?}");
+    let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(status.success(), "{command:?} failed: {status}");
+    Ok(())
+}
