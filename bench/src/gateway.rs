@@ -137,6 +137,9 @@ pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
                 busy.cpu_micros,
                 busy.rate
             );
+            if let Some(proxy) = &target.proxy {
+                proxy.empty_logs()?;
+            }
             target.row.busy.push(busy);
             target.row.open.push(open);
             target.row.single_p50.push(single);

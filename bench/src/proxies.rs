@@ -26,7 +26,7 @@ pub struct Proxy {
     pub addr: SocketAddr,
     child: Child,
     // Its configuration and logs; removed after the process has ended.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 /// A contender, or why it cannot run here.
@@ -44,6 +44,21 @@ impl Proxy {
         self.child.id()
     }
 
+    /// Empties its logs: at full speed they grow by tens of megabytes a second.
+    ///
+    /// # Errors
+    /// A log cannot be cut.
+    pub fn empty_logs(&self) -> io::Result<()> {
+        for log in ["stdout.log", "access.log"] {
+            match File::options().write(true).open(self.dir.path().join(log)) {
+                Ok(file) => file.set_len(0)?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// Waits until something listens at `addr` and `ready` agrees.
     fn wait(&mut self, addr: SocketAddr, ready: impl Fn(SocketAddr) -> bool) -> anyhow::Result<()> {
         let until = Instant::now() + START_MAX;
@@ -52,7 +67,7 @@ impl Proxy {
                 return Ok(());
             }
             if let Some(status) = self.child.try_wait()? {
-                let log = std::fs::read_to_string(self._dir.path().join("stderr.log")).unwrap_or_default();
+                let log = std::fs::read_to_string(self.dir.path().join("stderr.log")).unwrap_or_default();
                 bail!("{} ended while starting ({status}): {log}", self.name);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -172,6 +187,7 @@ backend replicas
 /// # Errors
 /// It does not start.
 pub fn tutti(program: &Path, replica: SocketAddr, arguments: &[&str]) -> anyhow::Result<Proxy> {
+    let program = &program.canonicalize().with_context(|| program.display().to_string())?;
     let dir = TempDir::with_prefix("tutti-bench-tutti-")?;
     let (addr, ops, admin) = (free_addr()?, free_addr()?, free_addr()?);
     let config = format!(
@@ -241,10 +257,11 @@ fn spawn(
     dir: TempDir,
     mut command: Command,
 ) -> anyhow::Result<Proxy> {
-    let log = |file: &str| File::create(dir.path().join(file));
+    // Appended to, so that cutting a log leaves no hole before what follows.
+    let log = |file: &str| File::options().create(true).append(true).open(dir.path().join(file));
     command.stdin(Stdio::null()).stdout(log("stdout.log")?).stderr(log("stderr.log")?);
     let child = command.spawn().with_context(|| format!("starting {name}"))?;
-    Ok(Proxy { name, version, addr, child, _dir: dir })
+    Ok(Proxy { name, version, addr, child, dir })
 }
 
 /// Whether a GET is answered with 200.

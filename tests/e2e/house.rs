@@ -1,0 +1,63 @@
+//! The house's own rules, where a machine can see them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(1).unwrap().to_owned()
+}
+
+fn rust_files(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        let name = entry.file_name();
+        if path.is_dir() && name != "target" && !name.to_string_lossy().starts_with('.') {
+            rust_files(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// A file reads at a sitting.
+#[test]
+fn no_file_is_longer_than_500_lines() {
+    let mut files = Vec::new();
+    rust_files(&root(), &mut files);
+    assert!(files.len() > 50, "the files were found");
+    let long: Vec<String> = files
+        .iter()
+        .map(|path| (path, fs::read_to_string(path).unwrap().lines().count()))
+        .filter(|(_, lines)| *lines > 500)
+        .map(|(path, lines)| format!("{} has {lines}", path.display()))
+        .collect();
+    assert!(long.is_empty(), "{long:?}");
+}
+
+/// ARCHITECTURE.md names every room, and every room that it names is there.
+#[test]
+fn the_map_is_of_this_house() {
+    let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
+    for room in ["api", "gateway", "simulator", "cli", "bench", "tests", "xtask"] {
+        assert!(root().join(room).is_dir(), "{room}");
+        assert!(map.contains(&format!("`{room}/")), "ARCHITECTURE.md does not name {room}/");
+    }
+    let source = root().join("gateway/src");
+    for entry in fs::read_dir(source).unwrap().flatten() {
+        let name = entry.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
+        if name != "lib" {
+            assert!(map.contains(&format!("`{name}")), "ARCHITECTURE.md does not say where {name} is for");
+        }
+    }
+}
+
+/// The continuous integration runs what the README tells people to run.
+#[test]
+fn the_readme_and_the_ci_agree() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    for command in ["cargo xtask up", "cargo xtask test"] {
+        assert!(readme.contains(command), "{command}");
+    }
+    assert!(ci.contains("cargo xtask test"));
+}

@@ -1,0 +1,95 @@
+//! A configuration that changes under a running gateway.
+
+use tutti_simulator::{Config, Model, Running, Simulator};
+use tutti_tests::{Tutti, eventually};
+
+fn simulator(model: &str) -> Running {
+    Simulator::start(Config::quick(Model::chat(model, 1 << 20))).unwrap()
+}
+
+/// Pools `a` and `b` of a replica each; the model `risk` on one of them.
+fn yaml(a: &Running, b: &Running, on: &str, fields: &str) -> String {
+    let url = |of: &Running| of.url();
+    format!(
+        "pools:\n  - {{ name: a, endpoints: [{{ url: \"{}\" }}], slots: 1{fields} }}\n  - {{ name: b, endpoints: [{{ url: \"{}\" }}], slots: 1{fields} }}\n\
+         models:\n  - name: risk\n    aliases: [risk-model]\n    revisions:\n      - {{ name: on-a, pool: a, upstream: ma }}\n      - {{ name: on-b, pool: b, upstream: mb }}\n    traffic: {{ revision: on-{on} }}\n",
+        url(a),
+        url(b)
+    )
+}
+
+const CHAT: &str = r#"{"model":"Risk:latest","messages":[{"role":"user","content":"hi"}],"stream":false}"#;
+
+#[test]
+fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
+    let (a, b) = (simulator("ma"), simulator("mb"));
+    let tutti = Tutti::start(&yaml(&a, &b, "a", ""));
+    let asked = |revision: &str| {
+        let answer = tutti.ask("POST", "/api/chat", CHAT);
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert_eq!(answer.json()["model"], "Risk:latest", "the name the client asked for");
+        answer.header("x-tutti-revision") == Some(revision)
+    };
+    assert!(asked("on-a"));
+
+    tutti.write_config(&yaml(&a, &b, "b", ""));
+    tutti.wait_said("the changed configuration is in force");
+    assert!(asked("on-b"));
+    let generation = tutti.metric("tutti_config_generation", &[]);
+
+    tutti.write_config("pools: [ { nmae: x } ]");
+    let line = tutti.wait_said("the changed configuration is refused")["fields"]["message"].to_string();
+    assert!(line.contains("did you mean `name`"), "{line}");
+    assert!(asked("on-b"));
+    assert_eq!(tutti.metric("tutti_config_last_reload_successful", &[]), 0.0);
+    assert_eq!(tutti.metric("tutti_config_generation", &[]), generation);
+
+    tutti.write_config(&yaml(&a, &b, "a", ""));
+    eventually("the good file in force", || asked("on-a").then_some(()));
+    assert_eq!(tutti.metric("tutti_config_last_reload_successful", &[]), 1.0);
+}
+
+#[test]
+fn who_waits_goes_where_the_new_table_says() {
+    let (a, b) = (simulator("ma"), simulator("mb"));
+    let tutti = Tutti::start(&yaml(&a, &b, "a", ""));
+    // One request holds the only slot of pool a for good, one waits behind it.
+    let mut holds = tutti.client();
+    a.set_fault(Some((tutti_simulator::Fault::Silent, tutti_simulator::Scope::Inference)));
+    holds.send("POST", "/api/chat", &[], CHAT).unwrap();
+    eventually("the first at the replica", || {
+        (tutti.metric("tutti_requests_in_flight", &[&a.url()]) == 1.0).then_some(())
+    });
+    let mut waits = tutti.client();
+    waits.send("POST", "/api/chat", &[], CHAT).unwrap();
+    eventually("the second in the queue", || {
+        (tutti.metric("tutti_requests_queued", &["pool=\"a\""]) == 1.0).then_some(())
+    });
+
+    tutti.write_config(&yaml(&a, &b, "b", ""));
+    let answer = waits.answer().unwrap();
+    assert_eq!((answer.status, answer.header("x-tutti-revision")), (200, Some("on-b")));
+    assert_eq!(tutti.metric("tutti_requests_queued", &["pool=\"a\""]), 0.0);
+}
+
+#[test]
+fn who_waits_for_what_is_gone_is_told() {
+    let (a, b) = (simulator("ma"), simulator("mb"));
+    let tutti = Tutti::start(&yaml(&a, &b, "a", ""));
+    a.set_fault(Some((tutti_simulator::Fault::Silent, tutti_simulator::Scope::Inference)));
+    let mut holds = tutti.client();
+    holds.send("POST", "/api/chat", &[], CHAT).unwrap();
+    eventually("the first at the replica", || {
+        (tutti.metric("tutti_requests_in_flight", &[&a.url()]) == 1.0).then_some(())
+    });
+    let mut waits = tutti.client();
+    waits.send("POST", "/api/chat", &[], CHAT).unwrap();
+    eventually("the second in the queue", || {
+        (tutti.metric("tutti_requests_queued", &["pool=\"a\""]) == 1.0).then_some(())
+    });
+    tutti.write_config(
+        &yaml(&a, &b, "b", "").replace("name: risk\n", "name: other\n").replace("aliases: [risk-model]", "aliases: []"),
+    );
+    let answer = waits.answer().unwrap();
+    assert_eq!(answer.status, 404, "{}", answer.text());
+}

@@ -1,0 +1,3 @@
+module tutti.dev/rig/gojson
+
+go 1.24

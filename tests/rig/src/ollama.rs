@@ -1,0 +1,180 @@
+//! Real Ollama replicas.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Supervised, cache, models};
+
+/// The last version that builds from the Go module proxy alone and takes LoRA adapters: later modules lack folders
+/// that a module's archive leaves out.
+pub(crate) const VERSION: &str = "v0.11.4";
+
+/// How long a replica may take to listen: about a second on two idle cores.
+const START: Duration = Duration::from_secs(60);
+
+/// The binary, built if need be.
+pub(crate) fn binary() -> Result<PathBuf> {
+    let made = cache::made(&format!("ollama-{VERSION}"), "about 3 minutes", |half| {
+        let mut go = Command::new("go");
+        // `go install` leaves the version out.
+        go.arg("install")
+            .arg("-ldflags")
+            .arg(format!("-s -w -X github.com/ollama/ollama/version.Version={}", VERSION.trim_start_matches('v')));
+        go.arg(format!("github.com/ollama/ollama@{VERSION}"));
+        // From nowhere, so that no go.mod or go.work around has a say.
+        go.env("GOBIN", half).env("GOFLAGS", "").env("CGO_ENABLED", "1").current_dir(half);
+        run_go(go)
+    })?;
+    Ok(made.join("ollama"))
+}
+
+/// Runs a Go command; what it says goes to standard error.
+pub(crate) fn run_go(mut go: Command) -> Result<()> {
+    let status = go.status().context("cannot run `go`: the rig needs Go 1.24 or later (https://go.dev/dl)")?;
+    ensure!(status.success(), "{go:?} failed ({status}); it also needs a C and C++ compiler");
+    Ok(())
+}
+
+/// How a replica is started.
+#[derive(Clone, Debug)]
+pub struct OllamaOptions {
+    /// Further environment: `OLLAMA_NUM_PARALLEL` and the like.
+    pub env: Vec<(String, String)>,
+    /// The port; 0 takes a free one.
+    pub port: u16,
+    /// Whether it has the rig's models: `tutti-story`, `risk-v1`, `risk-v2`, `tutti-embed`.
+    pub models: bool,
+}
+
+impl Default for OllamaOptions {
+    fn default() -> Self {
+        Self { env: Vec::new(), port: 0, models: true }
+    }
+}
+
+/// A real Ollama on a port of its own, with a store and a home of its own. Dropping it ends it and removes them.
+#[derive(Debug)]
+pub struct Ollama {
+    process: Supervised,
+    port: u16,
+    options: OllamaOptions,
+    folder: TempDir,
+}
+
+impl Ollama {
+    /// Starts one and waits until it listens.
+    ///
+    /// # Errors
+    /// It cannot be built or does not come to listen; its log is in the error.
+    pub fn start(options: &OllamaOptions) -> Result<Self> {
+        let folder = TempDir::with_prefix("tutti-ollama-")?;
+        if options.models {
+            copy(&models::store()?, &folder.path().join("models"))?;
+        }
+        let (process, port) = launch(folder.path(), options)?;
+        Ok(Self { process, port, options: options.clone(), folder })
+    }
+
+    /// Where it is reached: `http://127.0.0.1:<port>`.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills it and its runners, as a crash does. Its store stays.
+    ///
+    /// # Errors
+    /// The system cannot tell.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process.kill()
+    }
+
+    /// Starts it again on the same port after [`Self::kill`].
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn restart(&mut self) -> Result<()> {
+        self.kill()?;
+        let options = OllamaOptions { port: self.port, ..self.options.clone() };
+        (self.process, _) = launch(self.folder.path(), &options)?;
+        Ok(())
+    }
+
+    /// Posts JSON to it, past any gateway.
+    ///
+    /// # Errors
+    /// It does not answer, or not with a success; its answer is in the error.
+    pub fn post(&self, path: &str, body: &Value) -> Result<Value> {
+        post(&self.url(), path, body)
+    }
+
+    /// Gets JSON from it, past any gateway.
+    ///
+    /// # Errors
+    /// It does not answer with JSON.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        let text = ureq::get(format!("{}{path}", self.url())).call()?.body_mut().read_to_string()?;
+        serde_json::from_str(&text).with_context(|| format!("GET {path}: {text}"))
+    }
+}
+
+pub(crate) fn post(url: &str, path: &str, body: &Value) -> Result<Value> {
+    let request = ureq::post(format!("{url}{path}")).config().http_status_as_error(false).build();
+    let mut answer = request.send(body.to_string())?;
+    let text = answer.body_mut().read_to_string()?;
+    ensure!(answer.status().is_success(), "POST {path}: {} {text}", answer.status());
+    Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+}
+
+fn launch(folder: &Path, options: &OllamaOptions) -> Result<(Supervised, u16)> {
+    let path = folder.join("ollama.log");
+    let log = File::create(&path)?;
+    let mut command = Command::new(binary()?);
+    command.arg("serve").current_dir(folder);
+    command.env("OLLAMA_HOST", format!("127.0.0.1:{}", options.port));
+    command.env("OLLAMA_MODELS", folder.join("models")).env("HOME", folder);
+    command.envs(options.env.iter().map(|(name, value)| (name, value)));
+    let mut process = Supervised::start(&command, &log)?;
+    let until = Instant::now() + START;
+    loop {
+        let said = fs::read_to_string(&path).unwrap_or_default();
+        if let Some(port) = listening_on(&said) {
+            return Ok((process, port));
+        }
+        if process.ended()?.is_some() || Instant::now() > until {
+            bail!("Ollama does not listen: {said}");
+        }
+        std::thread::sleep(Duration::from_millis(5)); // between two looks: only its log tells
+    }
+}
+
+/// The port in `Listening on 127.0.0.1:<port> (version …)`, which it logs once the socket is bound.
+fn listening_on(log: &str) -> Option<u16> {
+    let (_, after) = log.split_once("Listening on 127.0.0.1:")?;
+    let (port, _) = after.split_once(' ')?;
+    port.parse().ok()
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy(&entry.path(), &target)?;
+        } else {
+            fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}

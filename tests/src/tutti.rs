@@ -1,0 +1,240 @@
+//! The binary `tutti` as a process.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{Answer, Client, PATIENCE, eventually};
+
+/// A running `tutti gateway`, on free ports, in a folder of its own. Dropping it ends it.
+#[derive(Debug)]
+pub struct Tutti {
+    child: Child,
+    folder: TempDir,
+    said: Arc<Mutex<Vec<Value>>>,
+    logged: Arc<Mutex<Vec<Value>>>,
+}
+
+/// How a `tutti` that has ended did.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its exit code.
+    pub code: Option<i32>,
+    /// What it wrote to standard output.
+    pub stdout: String,
+    /// What it wrote to standard error.
+    pub stderr: String,
+}
+
+/// The addresses that a test's gateway takes: free ones.
+const FREE: [(&str, &str); 3] = [
+    ("TUTTI__GATEWAY__LISTEN", "127.0.0.1:0"),
+    ("TUTTI__GATEWAY__OPS", "127.0.0.1:0"),
+    ("TUTTI__GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
+];
+
+/// The binary: the one built beside this test, built now if it is not there.
+fn binary() -> PathBuf {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        if let Some(given) = std::env::var_os("TUTTI_BIN") {
+            return PathBuf::from(given);
+        }
+        let build = ["build", "--quiet", "--package", "tutti"];
+        let built = Command::new(env!("CARGO")).args(build).current_dir(env!("CARGO_MANIFEST_DIR")).status();
+        assert!(built.is_ok_and(|status| status.success()), "cannot build the binary tutti");
+        let test = std::env::current_exe().unwrap_or_default();
+        let folder = test.ancestors().nth(2).map(PathBuf::from).unwrap_or_default();
+        folder.join("tutti")
+    };
+    BINARY.get_or_init(find).clone()
+}
+
+/// Runs `tutti` with these arguments and this environment to its end, in an empty folder.
+///
+/// # Panics
+/// Where it cannot be started.
+pub fn run(arguments: &[&str], env: &[(&str, &str)]) -> Finished {
+    let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+    let mut command = command(&folder);
+    command.args(arguments).envs(env.iter().copied()).stdin(Stdio::null());
+    let Output { status, stdout, stderr } =
+        command.output().unwrap_or_else(|error| panic!("cannot run tutti: {error}"));
+    Finished {
+        code: status.code(),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
+}
+
+/// `tutti`, with nothing of this machine's: neither configuration nor state.
+fn command(folder: &TempDir) -> Command {
+    let mut command = Command::new(binary());
+    command.current_dir(folder.path()).env_remove("TUTTI_CONFIG").env_remove("OLLAMA_HOST");
+    for name in ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
+        command.env(name, folder.path());
+    }
+    command
+}
+
+impl Tutti {
+    /// Starts `tutti gateway` with this configuration and waits until it serves.
+    ///
+    /// # Panics
+    /// Where it does not, with what it said.
+    pub fn start(yaml: &str) -> Self {
+        Self::start_with(&["gateway", "--config", "tutti.yaml"], yaml, &[])
+    }
+
+    /// Starts any command that serves. `tutti.yaml` is written first, unless it is empty.
+    ///
+    /// # Panics
+    /// Where it does not come to serve, with what it said.
+    pub fn start_with(arguments: &[&str], yaml: &str, env: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        if !yaml.is_empty() {
+            fs::write(folder.path().join("tutti.yaml"), yaml).unwrap_or_else(|error| panic!("cannot write: {error}"));
+        }
+        let mut command = command(&folder);
+        command.args(arguments).envs(FREE).envs(env.iter().copied());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
+        let said = gather(child.stderr.take());
+        let logged = gather(child.stdout.take());
+        let tutti = Self { child, folder, said, logged };
+        tutti.wait_said("tutti serves");
+        tutti
+    }
+
+    /// A gateway with one pool of these replicas that exposes all their models.
+    pub fn before(urls: &[String]) -> Self {
+        Self::start(&pool(urls, "expose: all"))
+    }
+
+    /// Where clients reach it.
+    pub fn listen(&self) -> String {
+        self.address("listen")
+    }
+
+    /// Where its metrics are.
+    pub fn ops(&self) -> String {
+        self.address("ops")
+    }
+
+    /// Where it is asked about itself.
+    pub fn admin(&self) -> String {
+        self.address("admin")
+    }
+
+    fn address(&self, name: &str) -> String {
+        self.wait_said("tutti serves")["fields"][name].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The file with the admin token.
+    pub fn token_file(&self) -> PathBuf {
+        self.folder.path().join("tutti/admin-token")
+    }
+
+    /// Waits until it has said this on standard error; yields the line.
+    pub fn wait_said(&self, message: &str) -> Value {
+        eventually(&format!("{message:?} in {:?}", self.said.lock()), || {
+            let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+            let says = |line: &&Value| line["fields"]["message"].as_str().is_some_and(|said| said.contains(message));
+            said.iter().rev().find(says).cloned()
+        })
+    }
+
+    /// Waits for a request's line on standard output that is as wanted.
+    pub fn wait_logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("a log line: {what}"), || {
+            self.logged.lock().unwrap_or_else(PoisonError::into_inner).iter().find(|line| wanted(line)).cloned()
+        })
+    }
+
+    /// All request lines so far.
+    pub fn logged(&self) -> Vec<Value> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes its configuration file.
+    ///
+    /// # Panics
+    /// Where the file cannot be written.
+    pub fn write_config(&self, yaml: &str) {
+        // As an editor does it: the file is never half there.
+        let (new, file) = (self.folder.path().join("new.yaml"), self.folder.path().join("tutti.yaml"));
+        let written = fs::write(&new, yaml).and_then(|()| fs::rename(&new, &file));
+        written.unwrap_or_else(|error| panic!("cannot write: {error}"));
+    }
+
+    /// A new connection.
+    ///
+    /// # Panics
+    /// Where there is none.
+    pub fn client(&self) -> Client {
+        Client::connect(&self.listen()).unwrap_or_else(|error| panic!("cannot connect: {error}"))
+    }
+
+    /// Asks on a connection of its own.
+    pub fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+        self.client().ask(method, path, &[], body)
+    }
+
+    /// The value of a metric whose line begins with `name` and holds each of `labels`; 0 where there is no such line.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let page = Client::connect(&self.ops()).map(|mut client| client.ask("GET", "/metrics", &[], "").text());
+        let page = page.unwrap_or_default();
+        let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
+        let lines = page.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        lines.sum()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        if let Some(pid) = i32::try_from(self.pid()).ok().and_then(rustix::process::Pid::from_raw) {
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// Waits until it has ended; yields its exit code.
+    pub fn wait_ended(&mut self) -> Option<i32> {
+        eventually(&format!("the end of tutti (within {PATIENCE:?})"), || self.child.try_wait().ok().flatten()).code()
+    }
+}
+
+impl Drop for Tutti {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A configuration with one pool `p` of these replicas, and `fields` of it.
+pub fn pool(urls: &[String], fields: &str) -> String {
+    let endpoints: Vec<String> = urls.iter().map(|url| format!("{{ url: \"{url}\" }}")).collect();
+    format!("pools:\n  - name: p\n    endpoints: [{}]\n    {fields}\n", endpoints.join(", "))
+}
+
+/// Collects lines of JSON as they come; a line that is none is kept as a message.
+fn gather(output: Option<impl std::io::Read + Send + 'static>) -> Arc<Mutex<Vec<Value>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let kept = lines.clone();
+    std::thread::spawn(move || {
+        for line in output.into_iter().flat_map(|output| BufReader::new(output).lines()).map_while(Result::ok) {
+            let value =
+                serde_json::from_str(&line).unwrap_or_else(|_| serde_json::json!({ "fields": { "message": line } }));
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(value);
+        }
+    });
+    lines
+}
