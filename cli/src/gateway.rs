@@ -18,6 +18,9 @@ use crate::{Source, config, local};
 /// volumes that configuration comes from.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// How long the last requests' lines may take to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Serve {
     #[command(flatten)]
@@ -79,7 +82,7 @@ pub(crate) fn serve(loaded: Loaded, threads: &Threads, ready: impl FnOnce(&Gatew
             () = ended(&mut ends) => Ok(false),
         }
     })?;
-    tutti_gateway::log::flush();
+    tutti_gateway::log::finish(LAST_LINES);
     if !clean {
         tracing::warn!("ended with requests that had not");
     }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
@@ -20,7 +20,14 @@ const FULL: usize = 32 << 10;
 /// Buffers that may wait for the writer. Unit: buffers.
 const WAITING: usize = 64;
 
-static WRITER: OnceLock<SyncSender<Vec<u8>>> = OnceLock::new();
+/// What the writing thread gets.
+enum Message {
+    Lines(Vec<u8>),
+    /// All before this has been written: say so.
+    Finish(SyncSender<()>),
+}
+
+static WRITER: OnceLock<SyncSender<Message>> = OnceLock::new();
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 thread_local! {
@@ -29,10 +36,17 @@ thread_local! {
 
 /// Starts the writing thread. Until then, lines are dropped and not counted: a library's user may want none.
 pub fn start(mut out: impl Write + Send + 'static) {
-    let (sender, buffers) = sync_channel::<Vec<u8>>(WAITING);
+    let (sender, messages) = sync_channel(WAITING);
     let _ = WRITER.set(sender);
     std::thread::spawn(move || {
-        for buffer in buffers {
+        for message in messages {
+            let buffer = match message {
+                Message::Lines(buffer) => buffer,
+                Message::Finish(done) => {
+                    let _ = done.send(()); // whoever asked may have given up
+                    continue;
+                }
+            };
             if out.write_all(&buffer).and_then(|()| out.flush()).is_err() {
                 DROPPED.fetch_add(lines_in(&buffer), Relaxed);
             }
@@ -53,11 +67,22 @@ pub fn flush() {
             return;
         }
         let full = std::mem::replace(buffer, Vec::with_capacity(FULL + 1024));
-        if let Err(error) = writer.try_send(full) {
-            let (std::sync::mpsc::TrySendError::Full(lost) | std::sync::mpsc::TrySendError::Disconnected(lost)) = error;
+        if let Err(TrySendError::Full(Message::Lines(lost)) | TrySendError::Disconnected(Message::Lines(lost))) =
+            writer.try_send(Message::Lines(full))
+        {
             DROPPED.fetch_add(lines_in(&lost), Relaxed);
         }
     });
+}
+
+/// Waits until what was handed over has been written, or until `within` has passed: at the end of the process.
+pub fn finish(within: Duration) {
+    flush();
+    let Some(writer) = WRITER.get() else { return };
+    let (done, finished) = sync_channel(1);
+    if writer.try_send(Message::Finish(done)).is_ok() {
+        let _ = finished.recv_timeout(within); // nobody reads our output: ending matters more
+    }
 }
 
 fn lines_in(buffer: &[u8]) -> u64 {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Handle};
@@ -19,8 +20,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// The way to a core.
 #[derive(Clone, Debug)]
 pub(super) struct Door {
-    /// Unbounded, and yet bounded: by `limits.connections`.
-    sockets: mpsc::UnboundedSender<TcpStream>,
+    /// Unbounded, and yet bounded: by `limits.connections`. `None` ends the core.
+    sockets: mpsc::UnboundedSender<Option<TcpStream>>,
     open: Arc<AtomicUsize>,
     runtime: Handle,
 }
@@ -34,7 +35,7 @@ impl Door {
     /// Gives it another.
     pub(super) fn hand(&self, socket: TcpStream) {
         self.open.fetch_add(1, Relaxed); // now, not when the core gets to it: more may come before that
-        let _ = self.sockets.send(socket); // a core that has ended takes none: the socket closes
+        let _ = self.sockets.send(Some(socket)); // a core that has ended takes none: the socket closes
     }
 
     pub(super) fn runtime(&self) -> &Handle {
@@ -46,13 +47,15 @@ impl Door {
 #[derive(Debug)]
 pub(super) struct Cores {
     doors: Vec<Door>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Cores {
     /// Starts `count` threads.
     pub(super) fn start(count: usize, shared: &Arc<Shared>) -> io::Result<Self> {
-        let doors = (0..count.max(1)).map(|number| start(number, shared.clone())).collect::<io::Result<_>>()?;
-        Ok(Self { doors })
+        let started = (0..count.max(1)).map(|number| start(number, shared.clone()));
+        let (doors, threads) = started.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        Ok(Self { doors, threads })
     }
 
     pub(super) fn doors(&self) -> Vec<Door> {
@@ -64,28 +67,35 @@ impl Cores {
         let until = Instant::now() + deadline;
         let mut closed = shared.closed.subscribe();
         let all_closed = async { while shared.connections.load(Relaxed) > 0 && closed.changed().await.is_ok() {} };
-        tokio::time::timeout_at(until.into(), all_closed).await.is_ok()
+        let clean = tokio::time::timeout_at(until.into(), all_closed).await.is_ok();
+        for door in &self.doors {
+            let _ = door.sockets.send(None);
+        }
+        for thread in self.threads {
+            let _ = thread.join(); // at once: what still runs there is dropped
+        }
+        clean
     }
 }
 
-fn start(number: usize, shared: Arc<Shared>) -> io::Result<Door> {
+fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let handle = runtime.handle().clone();
     let (sockets, inbox) = mpsc::unbounded_channel();
     let open = Arc::new(AtomicUsize::new(0));
     let door = Door { sockets, open: open.clone(), runtime: handle };
-    std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
+    let thread = std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
         metrics::enter(shared.metrics.clone());
         runtime.spawn(tick());
         runtime.block_on(take(inbox, open, shared));
         drop(runtime); // drops what still ran: its requests are settled here
         log::flush();
     })?;
-    Ok(door)
+    Ok((door, thread))
 }
 
-async fn take(mut inbox: mpsc::UnboundedReceiver<TcpStream>, open: Arc<AtomicUsize>, shared: Arc<Shared>) {
-    while let Some(socket) = inbox.recv().await {
+async fn take(mut inbox: mpsc::UnboundedReceiver<Option<TcpStream>>, open: Arc<AtomicUsize>, shared: Arc<Shared>) {
+    while let Some(Some(socket)) = inbox.recv().await {
         let counted = http::Counted::new(open.clone(), shared.clone());
         tokio::spawn(http::connection(socket, counted, shared.clone()));
     }
