@@ -65,7 +65,7 @@ const fn after_ms(ms: u64) -> Option<Duration> {
 
 codes! {
     InvalidBody "invalid_body" 400 Client None, "The body is no JSON object, or says one thing to one reader and another to the next (a controlled key twice, or in another case). Mend the body.";
-    InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or two say how long the body is. Mend the header.";
+    InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or stands twice. Mend the header.";
     InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
     ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
     HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -32,9 +32,6 @@ pub(crate) async fn read(
         ));
     }
     let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-    if headers.contains_key(CONTENT_LENGTH) && declared.is_none() {
-        return Err(Failure::new(Code::InvalidHeader, "Content-Length and Transfer-Encoding together"));
-    }
     let room = |held: &mut Held, bytes: usize| {
         if held.grow(bytes, budget) {
             Ok(())

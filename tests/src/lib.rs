@@ -8,6 +8,44 @@ pub use tutti::{Finished, Tutti, pool, run};
 
 use std::time::{Duration, Instant};
 
+use tutti_simulator::{Config, Model, Running, Seen, Simulator};
+
+/// A simulated replica that takes no time, with the chat model `m` and the embedding model `e`.
+pub fn simulator() -> Running {
+    simulator_with(Config { models: vec![Model::chat("m", 1 << 20), Model::embedding("e", 1 << 20)], ..quick() })
+}
+
+/// What [`simulator`] is configured with, for tests that change some of it.
+pub fn quick() -> Config {
+    Config::quick(Model::chat("m", 1 << 20))
+}
+
+/// A simulated replica.
+///
+/// # Panics
+/// Where it cannot listen.
+pub fn simulator_with(config: Config) -> Running {
+    Simulator::start(config).unwrap_or_else(|error| panic!("no simulated replica: {error}"))
+}
+
+/// What reached a replica at an inference path: not the gateway's own questions.
+pub fn inference(seen: &[Seen]) -> Vec<Seen> {
+    seen.iter().filter(|seen| seen.method == "POST").cloned().collect()
+}
+
+/// Waits until exactly `count` inference requests have reached the replica in full; yields them.
+///
+/// # Panics
+/// Where they have not within [`PATIENCE`].
+pub fn reached(replica: &Running, count: usize) -> Vec<Seen> {
+    let found = replica.wait(PATIENCE, |seen| {
+        let seen = inference(seen);
+        let whole = seen.iter().all(|seen| seen.phase != tutti_simulator::Phase::Body);
+        (seen.len() == count && whole).then_some(seen)
+    });
+    found.unwrap_or_else(|| panic!("{count} requests did not reach the replica: {:?}", replica.seen()))
+}
+
 /// Longest wait for something that must happen. A test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 

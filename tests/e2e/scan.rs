@@ -1,0 +1,165 @@
+//! The body's scan beside the reader that Ollama has: Go's.
+
+use std::cell::{Cell, RefCell};
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use proptest::test_runner::{Config as Cases, TestRunner};
+use tutti_gateway::classify::{self, Api};
+use tutti_rig::GoJson;
+
+/// The name that every accepted body is made to say.
+const ENGINE: &str = "acme/risk:v2-1a2b3c4d5e6f";
+
+/// Keys that are controlled, look so to some readers, or only nearly.
+fn key() -> impl Strategy<Value = String> {
+    prop_oneof![
+        3 => select(vec!["model", "stream", "messages", "options", "x", ""]).prop_map(str::to_owned),
+        3 => select(vec![
+            "Model", "MODEL", "mOdel", "Stream", "\u{17f}tream", "\\u0073tream", "\\u006dodel", "m\\u006fdel",
+            "\\u017ftream", "model ", "mode", "models", "\\ud800model", "model\\u0000", "m\\odel", "\u{212a}eep_alive",
+        ]).prop_map(str::to_owned),
+        1 => "[a-zé]{0,8}",
+    ]
+}
+
+fn value() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        Just("null".to_owned()),
+        select(vec!["0", "-1", "1e9", "01", "1.", "-", "1e", "+1", "NaN", "tru"]).prop_map(str::to_owned),
+        "[a-z:/ 数\u{1f600}]{0,6}".prop_map(|text| format!("\"{text}\"")),
+        select(vec![
+            r#""a\nb""#,
+            r#""\ud83d\ude00""#,
+            r#""\ud83d""#,
+            r#""\u00e9""#,
+            r#""\x""#,
+            "\"\t\"",
+            "\"open",
+            r#""risk""#,
+            r#""\u0072isk""#,
+            r#""RISK:latest""#,
+            r#""\"""#,
+            r#""\\""#,
+        ])
+        .prop_map(str::to_owned),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+            proptest::collection::vec((key(), inner), 0..4).prop_map(|members| object(&members, ",")),
+        ]
+    })
+}
+
+fn object(members: &[(String, String)], comma: &str) -> String {
+    let members: Vec<String> = members.iter().map(|(key, value)| format!("\"{key}\":{value}")).collect();
+    format!("{{{}}}", members.join(comma))
+}
+
+/// Bodies: mostly objects with the members that matter, then what is done to them on the way.
+fn body() -> impl Strategy<Value = Vec<u8>> {
+    let filler = prop_oneof![60 => Just(0), 1 => Just(1_100_000)];
+    let comma = select(vec![",", " , ", ",\r\n\t", ",,", ""]);
+    let comma = prop_oneof![5 => Just(","), 1 => comma];
+    let spoil = prop_oneof![
+        12 => Just(Spoil::Nothing),
+        1 => any::<prop::sample::Index>().prop_map(Spoil::Truncate),
+        1 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, byte)| Spoil::Replace(at, byte)),
+        1 => (any::<prop::sample::Index>(), any::<u8>()).prop_map(|(at, byte)| Spoil::Insert(at, byte)),
+        1 => select(vec!["\u{feff}", " \n", "{}", "\0", "//x\n"]).prop_map(Spoil::Before),
+        1 => select(vec![" ", "{}", "x", "\0", "]"]).prop_map(Spoil::After),
+    ];
+    let model = prop_oneof![4 => Just(true), 1 => Just(false)];
+    (proptest::collection::vec((key(), value()), 0..6), comma, filler, model, spoil).prop_map(
+        |(mut members, comma, filler, model, spoil)| {
+            if filler > 0 {
+                members.insert(0, ("prompt".to_owned(), format!("\"{}\"", "长".repeat(filler / 3)))); // `stream` after 1 MB
+            }
+            if model {
+                members.push(("model".to_owned(), "\"risk\"".to_owned()));
+            }
+            spoil.applied(object(&members, comma).into_bytes())
+        },
+    )
+}
+
+#[derive(Clone, Debug)]
+enum Spoil {
+    Nothing,
+    Truncate(prop::sample::Index),
+    Replace(prop::sample::Index, u8),
+    Insert(prop::sample::Index, u8),
+    Before(&'static str),
+    After(&'static str),
+}
+
+impl Spoil {
+    fn applied(&self, mut body: Vec<u8>) -> Vec<u8> {
+        match self {
+            Spoil::Nothing => {}
+            Spoil::Truncate(at) => body.truncate(at.index(body.len())),
+            Spoil::Replace(at, byte) => {
+                let at = at.index(body.len());
+                body[at] = *byte;
+            }
+            Spoil::Insert(at, byte) => body.insert(at.index(body.len()), *byte),
+            Spoil::Before(text) => body.splice(0..0, text.bytes()).for_each(drop),
+            Spoil::After(text) => body.extend_from_slice(text.as_bytes()),
+        }
+        body
+    }
+}
+
+#[test]
+fn what_is_accepted_says_to_go_what_it_says_to_us() {
+    let go = RefCell::new(GoJson::start().unwrap());
+    let cases = Cases::default().cases.max(3000); // more by PROPTEST_CASES
+    let mut runner = TestRunner::new(Cases { cases, failure_persistence: None, ..Cases::default() });
+    let (accepted, refused) = (Cell::new(0), Cell::new(0));
+    let outcome = runner.run(&body(), |body| {
+        match classify::read(Api::OllamaChat, None, &body) {
+            Ok(reading) => {
+                accepted.set(accepted.get() + 1);
+                let pieces = reading.edits(ENGINE).apply(&bytes::Bytes::from(body.clone()));
+                let sent: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
+                let decoded = go.borrow_mut().decode(&sent).unwrap();
+                prop_assert!(decoded.valid && decoded.decoded, "Go does not take {:?}", show(&sent));
+                prop_assert_eq!(&decoded.model, ENGINE, "{:?}", show(&sent));
+                prop_assert_eq!(decoded.stream.unwrap_or(true), reading.facts.stream, "{:?}", show(&sent));
+                let before = go.borrow_mut().decode(&body).unwrap();
+                prop_assert_eq!(&before.model, &reading.facts.model, "the client's own name: {:?}", show(&body));
+            }
+            Err(failure) => {
+                refused.set(refused.get() + 1);
+                // What serde takes, Go takes, and nobody can read in two ways, is not refused.
+                let plain = serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>(&body);
+                if let Ok(plain) = plain {
+                    let known = ["model", "stream", "messages", "x", "prompt"];
+                    let text = String::from_utf8_lossy(&body);
+                    let once = |key: &str| text.matches(key).count() <= 1;
+                    let plainly = plain.keys().all(|key| known.contains(&key.as_str()))
+                        && !text.contains("\\u00")
+                        && once("\"model\"")
+                        && once("\"stream\"")
+                        && plain.get("model").and_then(serde_json::Value::as_str).is_some_and(is_name)
+                        && plain.get("stream").is_none_or(|stream| stream.is_boolean());
+                    prop_assert!(!plainly, "refused ({}): {:?}", failure.message, show(&body));
+                }
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(accepted.get() > 500 && refused.get() > 500, "both happen: {accepted:?} accepted, {refused:?} refused");
+}
+
+fn is_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(char::is_control)
+}
+
+fn show(body: &[u8]) -> String {
+    String::from_utf8_lossy(&body[..body.len().min(400)]).into_owned()
+}
