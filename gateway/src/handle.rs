@@ -14,7 +14,7 @@ use crate::classify::{self, Api, Ask, Dialect, Reading};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Framing, Idle, Line, NoHead, Outgoing, ResponseBody, Streaming, Watch, collect};
 use crate::replica::Replica;
-use crate::schedule::{Permit, Verdict};
+use crate::schedule::{Permit, Place, Verdict};
 use crate::settle::{Phase, Settlement};
 use crate::shared::Shared;
 use crate::table::{Route, Table};
@@ -121,6 +121,7 @@ impl Attempt<'_> {
     async fn slot(&self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
         let asked = Instant::now();
         let mut looked = false;
+        let mut place = Place::default();
         settlement.record.phase = Phase::Queued;
         loop {
             let (generation, route) = {
@@ -136,11 +137,9 @@ impl Attempt<'_> {
                 }
                 Err(failure) => return Err(failure),
             };
-            let mut place = route.pool.owner.place();
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
             let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
-            drop(place);
             match verdict {
                 Verdict::Go(permit) => {
                     settlement.record.queued += asked.elapsed();

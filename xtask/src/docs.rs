@@ -16,7 +16,9 @@ pub(crate) fn pages() -> [(&'static str, String); 2] {
 
 pub(crate) fn write() -> Result<()> {
     for (path, page) in pages() {
-        fs::write(root().join(path), page).with_context(|| format!("cannot write {path}"))?;
+        let file = root().join(path);
+        fs::create_dir_all(file.parent().unwrap_or(&file))?;
+        fs::write(file, page).with_context(|| format!("cannot write {path}"))?;
         eprintln!("wrote {path}");
     }
     Ok(())

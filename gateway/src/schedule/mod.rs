@@ -7,5 +7,5 @@ pub mod core;
 mod owner;
 mod word;
 
-pub use owner::{Owner, Permit, Slots, Target, Verdict};
+pub use owner::{Owner, Permit, Place, Slots, Target, Verdict};
 pub use word::View;

@@ -158,18 +158,27 @@ enum Message {
     },
 }
 
-/// A request's place in the queue. Dropping it before a verdict came takes the request out.
-#[derive(Debug)]
-pub struct Place<'a> {
-    waiter: WaiterId,
-    owner: &'a Owner,
+/// A request's place in a queue, once it has had to take one. Dropping it before a verdict came takes the request out.
+#[derive(Debug, Default)]
+pub struct Place {
+    taken: Option<(Arc<Owner>, WaiterId)>,
     waits: bool,
 }
 
-impl Drop for Place<'_> {
+impl Place {
+    /// The place in this queue: the one it has, or a new one behind all others.
+    fn of(&mut self, owner: &Arc<Owner>) -> WaiterId {
+        match &self.taken {
+            Some((known, waiter)) if Arc::ptr_eq(known, owner) => *waiter,
+            _ => self.taken.insert((owner.clone(), owner.next.fetch_add(1, Relaxed))).1,
+        }
+    }
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        if self.waits {
-            self.owner.send(Message::Depart(self.waiter));
+        if let (true, Some((owner, waiter))) = (self.waits, &self.taken) {
+            owner.send(Message::Depart(*waiter));
         }
     }
 }
@@ -194,11 +203,6 @@ impl Owner {
         self.queued.load(Relaxed)
     }
 
-    /// A place behind all who have one.
-    pub fn place(&self) -> Place<'_> {
-        Place { waiter: self.next.fetch_add(1, Relaxed), owner: self, waits: false }
-    }
-
     /// Takes a slot of the target, at once or when it is the request's turn. A request that was told to reroute asks
     /// again with the same place and keeps its turn.
     pub async fn acquire(
@@ -206,7 +210,7 @@ impl Owner {
         target: &Arc<Target>,
         generation: u32,
         until: Instant,
-        place: &mut Place<'_>,
+        place: &mut Place,
         exclude: Option<&Replica>,
     ) -> Verdict {
         match target.take(generation, exclude) {
@@ -215,7 +219,7 @@ impl Owner {
             Err(Busy::Full) => {}
         }
         let (reply, verdict) = oneshot::channel();
-        let waiter = place.waiter;
+        let waiter = place.of(self);
         place.waits = true;
         self.send(Message::Arrive { waiter, target: target.clone(), until, reply, owner: self.clone() });
         let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
