@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use tutti_simulator::{Config, Model, Simulator};
-use tutti_tests::{Client, Tutti, pool, run};
-
-fn simulator() -> tutti_simulator::Running {
-    Simulator::start(Config::quick(Model::chat("m", 1 << 20))).unwrap()
-}
+use tutti_simulator::Config;
+use tutti_tests::{Client, Tutti, pool, quick, run, simulator, simulator_with};
 
 #[test]
 fn up_finds_the_ollama_and_says_how_to_use_it() {
@@ -112,9 +108,9 @@ fn sigterm_lets_requests_end_and_takes_no_new_ones() {
             token_time: Duration::from_millis(20),
             ..tutti_simulator::engine::Machine::instant()
         },
-        ..Config::quick(Model::chat("m", 1 << 20))
+        ..quick()
     };
-    let ollama = Simulator::start(slow).unwrap();
+    let ollama = simulator_with(slow);
     let mut tutti = Tutti::before(&[ollama.url()]);
     let mut client = tutti.client();
     client.send("POST", "/api/chat", &[], r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#).unwrap();

@@ -88,16 +88,16 @@ fn the_model_is_the_headers_then_the_paths_then_the_bodys() {
     let tutti = Tutti::before(&[replica.url()]);
     let body =
         |field: &str| format!("{{{field}\"messages\":[{{\"role\":\"user\",\"content\":\"hi\"}}],\"stream\":false}}");
-    let cases: [(&[(&str, &str)], &str, &str, &str); 6] = [
-        (&[], "/api/chat", "\"model\":\"a\",", "a"),
-        (&[("x-tutti-model", "b")], "/api/chat", "\"model\":\"a\",", "b"),
-        (&[("X-Tutti-Model", "b")], "/models/a/api/chat", "", "b"),
-        (&[], "/models/c%2Fd%3Ae/v1/chat/completions", "\"model\":\"a\",", "c/d:e"),
-        (&[], "/models/a/api/chat", "", "a"),
-        (&[("x-tutti-model", "A:latest")], "/api/chat", "", "A:latest"),
+    let cases = [
+        (vec![], "/api/chat", "\"model\":\"a\",", "a"),
+        (vec![("x-tutti-model", "b")], "/api/chat", "\"model\":\"a\",", "b"),
+        (vec![("X-Tutti-Model", "b")], "/models/a/api/chat", "", "b"),
+        (vec![], "/models/c%2Fd%3Ae/v1/chat/completions", "\"model\":\"a\",", "c/d:e"),
+        (vec![], "/models/a/api/chat", "", "a"),
+        (vec![("x-tutti-model", "A:latest")], "/api/chat", "", "A:latest"),
     ];
     for (number, (headers, path, field, wanted)) in cases.into_iter().enumerate() {
-        let answer = ok(tutti.client().ask("POST", path, headers, &body(field)));
+        let answer = ok(tutti.client().ask("POST", path, &headers, &body(field)));
         assert_eq!(answer.json()["model"], wanted, "{path} {headers:?}");
         let seen: Value = serde_json::from_slice(&reached(&replica, number + 1)[number].body).unwrap();
         let canonical = |name: &str| name.to_lowercase().trim_end_matches(":latest").to_owned();

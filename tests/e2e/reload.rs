@@ -1,10 +1,10 @@
 //! A configuration that changes under a running gateway.
 
-use tutti_simulator::{Config, Model, Running, Simulator};
-use tutti_tests::{Tutti, eventually};
+use tutti_simulator::{Config, Model, Running};
+use tutti_tests::{Tutti, eventually, simulator_with};
 
 fn simulator(model: &str) -> Running {
-    Simulator::start(Config::quick(Model::chat(model, 1 << 20))).unwrap()
+    simulator_with(Config::quick(Model::chat(model, 1 << 20)))
 }
 
 /// Pools `a` and `b` of a replica each; the model `risk` on one of them.
