@@ -2,16 +2,10 @@
 
 use serde_json::json;
 use tutti_simulator::{Config, Fault, Running, Scope, Seen};
-use tutti_tests::{Client, PATIENCE, Tutti, eventually, inference, pool, quick, reached, simulator, simulator_with};
+use tutti_tests::{PATIENCE, Tutti, eventually, inference, pool, quick, reached, simulator, simulator_with};
 
 fn chat(stream: bool) -> String {
     json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }], "stream": stream }).to_string()
-}
-
-fn ask(tutti: &Tutti, path: &str, body: &str) -> Client {
-    let mut client = tutti.client();
-    client.send("POST", path, &[], body).unwrap();
-    client
 }
 
 /// The replica sees that its client has gone, the slot is free, and the log says in which phase.
@@ -35,7 +29,7 @@ fn before_any_header() {
     for (path, stream) in [("/api/chat", true), ("/api/chat", false), ("/v1/chat/completions", true)] {
         let tutti = Tutti::before(&[replica.url()]);
         let before = inference(&replica.seen()).len();
-        let client = ask(&tutti, path, &chat(stream));
+        let client = tutti.begin(path, &chat(stream));
         reached(&replica, before + 1);
         drop(client);
         noticed(&tutti, &replica, "waiting");
@@ -51,7 +45,7 @@ fn after_the_header_and_in_the_middle_of_a_stream() {
     for (path, chunks) in [("/api/chat", 0), ("/api/chat", 3), ("/v1/chat/completions", 3)] {
         let replica = simulator_with(Config { machine: machine.clone(), answer_tokens: 100_000, ..quick() });
         let tutti = Tutti::before(&[replica.url()]);
-        let mut client = ask(&tutti, path, &chat(true));
+        let mut client = tutti.begin(path, &chat(true));
         assert_eq!(client.head().unwrap().status, 200);
         for _ in 0..chunks {
             assert!(!client.chunk().unwrap().is_empty());
@@ -66,7 +60,7 @@ fn while_a_whole_answer_is_made() {
     let replica = simulator();
     replica.set_fault(Some((Fault::Stall, Scope::Inference))); // a header, half a document, and nothing more
     let tutti = Tutti::before(&[replica.url()]);
-    let client = ask(&tutti, "/v1/chat/completions", &chat(false));
+    let client = tutti.begin("/v1/chat/completions", &chat(false));
     replica.wait(PATIENCE, |seen| {
         inference(seen).iter().any(|seen| seen.phase == tutti_simulator::Phase::Answering).then_some(())
     });
@@ -82,11 +76,11 @@ fn while_queued_it_leaves_the_queue_and_is_never_dispatched() {
     let queued = |count: f64| {
         eventually(&format!("{count} queued"), || (tutti.metric("tutti_requests_queued", &[]) == count).then_some(()));
     };
-    let holds = ask(&tutti, "/api/chat", &chat(true));
+    let holds = tutti.begin("/api/chat", &chat(true));
     reached(&replica, 1);
-    let leaves = ask(&tutti, "/api/chat", &chat(true).replace("hi", "leaves"));
+    let leaves = tutti.begin("/api/chat", &chat(true).replace("hi", "leaves"));
     queued(1.0);
-    let mut stays = ask(&tutti, "/api/chat", &chat(true).replace("hi", "stays"));
+    let mut stays = tutti.begin("/api/chat", &chat(true).replace("hi", "stays"));
     queued(2.0);
     drop(leaves);
     queued(1.0);

@@ -7,7 +7,7 @@ use tutti_tests::{Answer, Tutti, eventually, pool};
 const COMPLAINT: &str = "你们的系统导致我的资金被冻结了！";
 
 fn ollama() -> Ollama {
-    Ollama::start(&OllamaOptions::default()).unwrap()
+    Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama")
 }
 
 fn ok(answer: Answer) -> Answer {

@@ -190,6 +190,16 @@ impl Tutti {
         self.client().ask(method, path, &[], body)
     }
 
+    /// Posts on a connection of its own and leaves the answer to be read.
+    ///
+    /// # Panics
+    /// Where the request cannot be sent.
+    pub fn begin(&self, path: &str, body: &str) -> Client {
+        let mut client = self.client();
+        client.send("POST", path, &[], body).unwrap_or_else(|error| panic!("POST {path}: {error}"));
+        client
+    }
+
     /// The value of a metric whose line begins with `name` and holds each of `labels`; 0 where there is no such line.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
         let page = Client::connect(&self.ops()).map(|mut client| client.ask("GET", "/metrics", &[], "").text());
