@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod cpu;
 pub mod gateway;
+pub mod gone;
 pub mod http;
 pub mod load;
 pub mod proxies;
@@ -12,3 +13,4 @@ pub mod report;
 
 pub use accept::{AcceptBench, accept};
 pub use gateway::{GatewayBench, gateway};
+pub use gone::{GoneBench, gone};

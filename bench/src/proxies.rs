@@ -2,7 +2,7 @@
 //! alive, bodies held in memory, a JSON line of access log for every request in a file.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -24,6 +24,8 @@ pub struct Proxy {
     pub version: String,
     /// Where it listens.
     pub addr: SocketAddr,
+    /// Where its metrics are; the same address where it has none.
+    pub ops: SocketAddr,
     child: Child,
     // Its configuration and logs; removed after the process has ended.
     dir: TempDir,
@@ -187,12 +189,20 @@ backend replicas
 /// # Errors
 /// It does not start.
 pub fn tutti(program: &Path, replica: SocketAddr, arguments: &[&str]) -> anyhow::Result<Proxy> {
+    tutti_with(program, replica, arguments, 1024)
+}
+
+/// The gateway before a replica with this many slots.
+///
+/// # Errors
+/// It does not start.
+pub fn tutti_with(program: &Path, replica: SocketAddr, arguments: &[&str], slots: u16) -> anyhow::Result<Proxy> {
     let program = &program.canonicalize().with_context(|| program.display().to_string())?;
     let dir = TempDir::with_prefix("tutti-bench-tutti-")?;
     let (addr, ops, admin) = (free_addr()?, free_addr()?, free_addr()?);
     let config = format!(
         "gateway:\n  listen: {addr}\n  ops: {ops}\n  admin: {{ listen: {admin}, tokenFile: {} }}\n\
-         pools:\n  - name: p\n    engine: ollama\n    endpoints:\n      - {{ url: http://{replica} }}\n    slots: 1024\n\
+         pools:\n  - name: p\n    engine: ollama\n    endpoints:\n      - {{ url: http://{replica} }}\n    slots: {slots}\n\
          models:\n  - name: m\n    revisions:\n      - {{ name: base, pool: p, upstream: m }}\n\
          \x20   traffic: {{ revision: base }}\n",
         dir.path().join("token").display()
@@ -202,7 +212,8 @@ pub fn tutti(program: &Path, replica: SocketAddr, arguments: &[&str]) -> anyhow:
     let mut command = guarded(program);
     command.arg("gateway").args(arguments).arg("--config").arg(file).current_dir(dir.path());
     let mut proxy = spawn("tutti", version(program, "--version"), addr, dir, command)?;
-    proxy.wait(ops, |ops| is_ready(ops, "/readyz"))?;
+    proxy.ops = ops;
+    proxy.wait(ops, |ops| get(ops, "/readyz").is_ok())?;
     Ok(proxy)
 }
 
@@ -261,20 +272,21 @@ fn spawn(
     let log = |file: &str| File::options().create(true).append(true).open(dir.path().join(file));
     command.stdin(Stdio::null()).stdout(log("stdout.log")?).stderr(log("stderr.log")?);
     let child = command.spawn().with_context(|| format!("starting {name}"))?;
-    Ok(Proxy { name, version, addr, child, dir })
+    Ok(Proxy { name, version, addr, ops: addr, child, dir })
 }
 
 /// Whether a GET is answered with 200.
-fn is_ready(addr: SocketAddr, path: &str) -> bool {
-    let ask = || -> io::Result<bool> {
-        let mut stream = TcpStream::connect(addr)?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-        io::Write::write_all(&mut stream, format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\n\r\n").as_bytes())?;
-        let mut status = [0; 12];
-        io::Read::read_exact(&mut stream, &mut status)?;
-        Ok(&status == b"HTTP/1.1 200")
-    };
-    ask().unwrap_or(false)
+/// GETs a page.
+///
+/// # Errors
+/// No answer, or not a 200.
+pub(crate) fn get(addr: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n").as_bytes())?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    if page.starts_with("HTTP/1.1 200") { Ok(page) } else { Err(io::Error::other(page)) }
 }
 
 fn find(program: &str) -> Option<PathBuf> {
@@ -309,7 +321,7 @@ mod tests {
         let replica = Simulator::start(Config::instant(Model::chat("m", 1))).unwrap();
         for started in [nginx(replica.addr(), 1), haproxy(replica.addr(), 1)] {
             let Contender::Ready(proxy) = started.unwrap() else { continue };
-            assert!(is_ready(proxy.addr, "/"), "{}", proxy.name);
+            assert!(get(proxy.addr, "/").is_ok(), "{}", proxy.name);
             assert!(!proxy.version.is_empty());
             let addr = proxy.addr;
             drop(proxy);

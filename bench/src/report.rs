@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::accept::AcceptResults;
 use crate::gateway::GatewayResults;
+use crate::gone::GoneResults;
 
 /// Where and how a measurement was taken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -59,6 +60,9 @@ pub fn keep(folder: &Path, name: &str, results: &impl Serialize) -> anyhow::Resu
     );
     if let Some(gateway) = read::<GatewayResults>(&results_folder, "gateway")? {
         text += &gateway.markdown();
+    }
+    if let Some(gone) = read::<GoneResults>(&results_folder, "gone")? {
+        text += &gone.markdown();
     }
     if let Some(accept) = read::<AcceptResults>(&results_folder, "accept")? {
         text += &accept.markdown();

@@ -35,15 +35,29 @@ enum Command {
 enum Bench {
     /// The gateway beside nginx and haproxy, in turn
     Gateway(tutti_bench::GatewayBench),
+    /// How soon a replica learns that a client has gone
+    Gone(tutti_bench::GoneBench),
+    /// How sockets reach cores
+    Accept(tutti_bench::AcceptBench),
 }
 
 fn main() -> Result<()> {
     match Cli::parse().command {
         Command::Up => up::up(),
         Command::Test(test) => test.run(),
-        Command::Bench(Bench::Gateway(bench)) => {
+        // Load and replica share the machine with what is measured: they must cost little too.
+        Command::Bench(_) if cfg!(debug_assertions) => {
+            let own = std::env::args().skip(1).collect::<Vec<_>>();
+            let again = ["run", "--quiet", "--release", "--package", "xtask", "--"];
+            run::cargo(&again.into_iter().chain(own.iter().map(String::as_str)).collect::<Vec<_>>())
+        }
+        Command::Bench(bench) => {
             run::cargo(&["build", "--release", "--package", "tutti"])?;
-            tutti_bench::gateway(bench)
+            match bench {
+                Bench::Gateway(bench) => tutti_bench::gateway(bench),
+                Bench::Gone(bench) => tutti_bench::gone(bench),
+                Bench::Accept(bench) => tutti_bench::accept(bench),
+            }
         }
         Command::Rig => tutti_rig::prepare(),
         Command::Docs => docs::write(),

@@ -22,7 +22,7 @@ use super::Outgoing;
 use crate::replica::Replica;
 
 /// How many idle connections a core keeps to one replica.
-const MAX_IDLE: usize = 256;
+const MAX_IDLE: usize = 1024;
 /// How long a connection may lie idle.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
