@@ -163,6 +163,7 @@ defaults
   mode http
   log global
   option http-keep-alive
+  option abortonclose
   http-reuse always
   timeout connect 5s
   timeout client 60s
