@@ -1,7 +1,7 @@
 //! What the gateway answers itself: the lists of models, its version, whether it lives.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -10,6 +10,9 @@ use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
 use crate::shared::Shared;
 use crate::table::{Route, Table};
+
+/// Says which gateway this is.
+pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-tutti-instance");
 
 /// The answer to what is no inference.
 ///
@@ -22,7 +25,12 @@ pub(crate) fn answer(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody
         Ask::Health => text(StatusCode::OK, "ok"),
         Ask::Ready if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Ask::Ready => text(StatusCode::OK, "ready"),
-        Ask::Version => json_response(200, &json!({ "version": version(shared) })),
+        Ask::Version => {
+            let mut response = json_response(200, &json!({ "version": version(shared) }));
+            // A gateway that meets itself as a replica asks this, and knows itself.
+            response.headers_mut().insert(INSTANCE, shared.instance.clone());
+            response
+        }
         Ask::Tags => {
             json_response(200, &json!({ "models": table.listed().iter().map(|route| tag(route)).collect::<Vec<_>>() }))
         }

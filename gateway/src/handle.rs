@@ -28,7 +28,6 @@ mod header {
     pub(super) const REVISION: HeaderName = HeaderName::from_static("x-tutti-revision");
     pub(super) const REPLICA: HeaderName = HeaderName::from_static("x-tutti-replica");
     pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
-    pub(super) const INSTANCE: HeaderName = HeaderName::from_static("x-tutti-instance");
     pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -57,7 +56,6 @@ pub(crate) async fn handle(
     };
     let headers = response.headers_mut();
     headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
-    headers.insert(header::INSTANCE, shared.instance.clone());
     settlement.record.status = response.status().as_u16();
     settlement.record.phase = Phase::Answering;
     if quiet {
