@@ -52,6 +52,7 @@ fn main() -> Result<()> {
             run::cargo(&again.into_iter().chain(own.iter().map(String::as_str)).collect::<Vec<_>>())
         }
         Command::Bench(bench) => {
+            run::debian_packages(&["nginx-light", "haproxy"], &["nginx", "haproxy"])?;
             run::cargo(&["build", "--release", "--package", "tutti"])?;
             match bench {
                 Bench::Gateway(bench) => tutti_bench::gateway(bench),

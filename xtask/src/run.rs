@@ -1,5 +1,6 @@
 //! Running other programs.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -25,4 +26,23 @@ pub(crate) fn command(mut command: Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot run {command:?}"))?;
     ensure!(status.success(), "{command:?} failed: {status}");
     Ok(())
+}
+
+/// Installs Debian packages where one of their programs is missing and we may; elsewhere whoever needs them says so.
+pub(crate) fn debian_packages(packages: &[&str], programs: &[&str]) -> Result<()> {
+    let places = std::env::var_os("PATH").unwrap_or_default();
+    let places: Vec<PathBuf> = std::env::split_paths(&places).chain(["/usr/sbin".into()]).collect();
+    let has = |program: &&str| places.iter().any(|place| place.join(program).is_file());
+    let may =
+        std::fs::metadata("/var/lib/dpkg/lock").is_ok_and(|lock| lock.uid() == rustix::process::geteuid().as_raw());
+    if programs.iter().all(|program| has(&program)) || !may {
+        return Ok(());
+    }
+    let apt = |arguments: &[&str]| {
+        let mut apt = Command::new("apt-get");
+        apt.arg("-qq").args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        command(apt)
+    };
+    apt(&["update"])?;
+    apt(&[&["install", "--yes", "--no-install-recommends"], packages].concat())
 }
