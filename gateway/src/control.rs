@@ -13,8 +13,9 @@ use tutti_api::Config;
 use crate::fetch;
 use crate::registry::Registry;
 use crate::replica::Replica;
+use crate::serve::StartError;
 use crate::shared::Shared;
-use crate::table::{Available, Catalog, Table};
+use crate::table::{Available, Catalog, Pool, Table};
 
 /// How often the replicas are asked what they have.
 const EVERY: Duration = Duration::from_secs(10);
@@ -91,7 +92,10 @@ impl Task {
         let table = Table::build(config.clone(), &self.catalog, known.generation + 1, &mut self.registry)?;
         drop(known);
         // New replicas are asked before anybody is sent to them.
-        let new = ask(&table).await;
+        if let Some(url) = ourselves(&table, &self.shared).await {
+            return Err(StartError::Ourselves(url).to_string());
+        }
+        let new = ask(&table, &self.shared).await;
         self.catalog.extend(new);
         self.publish(config).await
     }
@@ -99,7 +103,7 @@ impl Task {
     /// Asks every replica; a table is built only where an answer is news.
     pub(crate) async fn refresh(&mut self) {
         let table = self.shared.table().clone();
-        let heard = ask(&table).await;
+        let heard = ask(&table, &self.shared).await;
         let news = heard.iter().any(|(id, available)| self.catalog.get(id) != Some(available));
         self.catalog.extend(heard);
         if news && let Err(error) = self.publish(table.config.clone()).await {
@@ -118,15 +122,19 @@ impl Task {
     }
 }
 
-/// Asks all replicas of a table at once what they have. Who does not answer keeps what was known of it.
-async fn ask(table: &Table) -> Catalog {
+/// Asks all replicas of a table at once what they have. Who does not answer keeps what was known of it, and goes behind
+/// the others.
+async fn ask(table: &Table, shared: &Arc<Shared>) -> Catalog {
     let mut asking = JoinSet::new();
-    for replica in table.pools.iter().flat_map(|pool| &pool.replicas).cloned() {
+    for (pool, replica) in each(table) {
+        let shared = shared.clone();
         asking.spawn(async move {
-            if replica.version().is_none() {
-                version(&replica).await;
+            // A list of many models may take its time; who does not even say a version cannot be reached.
+            let reached = version(&replica).await;
+            if !reached {
+                shared.unreachable(&pool, &replica);
             }
-            (replica.id, tags(&replica).await)
+            (replica.id, if reached { tags(&replica).await } else { None })
         });
     }
     let mut catalog = HashMap::new();
@@ -138,12 +146,18 @@ async fn ask(table: &Table) -> Catalog {
     catalog
 }
 
-async fn version(replica: &Replica) {
-    let Ok(fetched) = fetch::get(replica, "/api/version", WITHIN).await else { return };
+fn each(table: &Table) -> impl Iterator<Item = (Arc<Pool>, Arc<Replica>)> {
+    table.pools.iter().flat_map(|pool| pool.replicas.iter().map(|replica| (pool.clone(), replica.clone())))
+}
+
+/// Hears a replica's version; false where it does not answer at all.
+async fn version(replica: &Replica) -> bool {
+    let Ok(fetched) = fetch::get(replica, "/api/version", WITHIN).await else { return false };
     let body: Value = serde_json::from_slice(&fetched.body).unwrap_or_default();
     if let Some(version) = body["version"].as_str() {
         replica.set_version(version.to_owned());
     }
+    true
 }
 
 async fn tags(replica: &Replica) -> Option<Vec<Available>> {
@@ -158,8 +172,21 @@ async fn tags(replica: &Replica) -> Option<Vec<Available>> {
     )
 }
 
-/// Whether what answers at this replica is the gateway of this instance itself.
-pub(crate) async fn is_ourselves(replica: &Replica, shared: &Shared) -> bool {
-    let fetched = fetch::get(replica, "/api/version", WITHIN).await;
-    fetched.is_ok_and(|fetched| fetched.headers.get("x-tutti-instance") == Some(&shared.instance))
+/// The endpoint at which the gateway of this instance itself answers, if there is one: it would send every request round
+/// in circles.
+pub(crate) async fn ourselves(table: &Table, shared: &Arc<Shared>) -> Option<String> {
+    let mut asking = JoinSet::new();
+    for (_, replica) in each(table) {
+        let shared = shared.clone();
+        asking.spawn(async move {
+            let fetched = fetch::get(&replica, "/api/version", WITHIN).await.ok()?;
+            (fetched.headers.get("x-tutti-instance") == Some(&shared.instance)).then(|| replica.url.to_string())
+        });
+    }
+    while let Some(asked) = asking.join_next().await {
+        if let Ok(Some(url)) = asked {
+            return Some(url);
+        }
+    }
+    None
 }

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
+use tutti_api::Config;
 
 use crate::budget::Budget;
 use crate::metrics::Metrics;
@@ -18,6 +19,8 @@ use crate::table::{Pool, Table};
 #[derive(Debug)]
 pub struct Shared {
     table: ArcSwap<Table>,
+    /// The configuration it was started with.
+    pub started: Arc<Config>,
     /// The memory that bodies take.
     pub budget: Arc<Budget>,
     /// What is counted.
@@ -44,6 +47,7 @@ impl Shared {
     /// Of a gateway that starts with this table; called on the control thread's runtime.
     pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
         Arc::new(Self {
+            started: table.config.clone(),
             table: ArcSwap::new(table),
             budget: Arc::default(),
             metrics: Arc::default(),

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tutti_api::GatewaySpec;
 
 use crate::log;
 use crate::shared::{Reloaded, Shared};
@@ -27,6 +28,9 @@ pub struct Status {
     pub generation: u32,
     /// What came of the last change of the configuration.
     pub reload: Reloaded,
+    /// The fields that the configuration in force has changed and that are taken at the start only.
+    #[serde(default)]
+    pub at_next_start: Vec<String>,
     /// Connections that are open.
     pub connections: usize,
     /// Whether it is draining.
@@ -70,6 +74,7 @@ impl Status {
             pid: std::process::id(),
             generation: table.generation,
             reload: shared.reload_outcome(),
+            at_next_start: at_next_start(&shared.started.gateway, &table.config.gateway),
             connections: shared.connections.load(Relaxed),
             draining: shared.draining(),
             pools: pools(&table),
@@ -89,6 +94,17 @@ impl Status {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
+}
+
+/// The fields of which only the next start takes notice.
+fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
+    let fields = [
+        ("gateway.listen", started.listen != now.listen),
+        ("gateway.ops", started.ops != now.ops),
+        ("gateway.admin.listen", started.admin.listen != now.admin.listen),
+        ("gateway.admin.tokenFile", started.admin.token_file != now.admin.token_file),
+    ];
+    fields.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name.to_owned()).collect()
 }
 
 fn pools(table: &Table) -> Vec<PoolStatus> {
@@ -205,4 +221,19 @@ fn replicas(status: &Status) -> impl Iterator<Item = ([(&'static str, &str); 2],
     status.pools.iter().flat_map(|pool| {
         pool.replicas.iter().map(|replica| ([("pool", &*pool.name), ("replica", &*replica.url)], replica))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_start_takes_is_named() {
+        let started = GatewaySpec::default();
+        let mut now = GatewaySpec { drain: tutti_api::HumanDuration::from_secs(1), ..GatewaySpec::default() };
+        assert_eq!(at_next_start(&started, &now), <[&str; 0]>::default());
+        now.ops = "127.0.0.1:1".to_owned();
+        now.admin.token_file = Some("token".to_owned());
+        assert_eq!(at_next_start(&started, &now), ["gateway.ops", "gateway.admin.tokenFile"]);
+    }
 }

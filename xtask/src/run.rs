@@ -1,6 +1,5 @@
 //! Running other programs.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::Command;
 

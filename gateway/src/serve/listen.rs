@@ -1,15 +1,17 @@
 //! Listening sockets, and what to say when there can be none.
 
 use std::fs;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Connections the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
+/// Longest token file that is read. Unit: bytes.
+const MAX_TOKEN: u64 = 4096;
 
 /// Why a gateway does not start.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +107,29 @@ fn holder(port: u16) -> Option<u32> {
     })
 }
 
+/// The token in a file that nobody else could have written or read.
+fn known_token(file: fs::File) -> io::Result<String> {
+    let found = file.metadata()?;
+    let ours = rustix::process::geteuid();
+    if !(found.uid() == ours.as_raw() || found.uid() == 0) {
+        return Err(io::Error::other("the file is another user's: name one of your own as gateway.admin.tokenFile"));
+    }
+    if found.mode() & 0o077 != 0 {
+        return Err(io::Error::other("others may read or write it: chmod 600, with a token that they have not seen"));
+    }
+    let mut token = String::new();
+    file.take(MAX_TOKEN).read_to_string(&mut token)?;
+    match token.trim() {
+        "" => Err(io::Error::other("the file is empty: delete it, and a new token is made")),
+        token => Ok(token.to_owned()),
+    }
+}
+
 /// The admin token; made at the first start, readable by its owner alone.
 pub(super) fn token(path: &Path) -> Result<String, StartError> {
     let failed = |error| StartError::Token { path: path.to_owned(), error };
-    match fs::read_to_string(path) {
-        Ok(token) if !token.trim().is_empty() => return Ok(token.trim().to_owned()),
-        Ok(_) => return Err(failed(io::Error::other("the file is empty: delete it, and a new token is made"))),
+    match fs::File::open(path) {
+        Ok(file) => return known_token(file).map_err(failed),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
     }

@@ -17,6 +17,7 @@ use tutti_api::Config;
 use crate::control::{self, Control, Task};
 use crate::registry::Registry;
 use crate::shared::Shared;
+use crate::status::Status;
 use crate::table::{Catalog, Table};
 pub use accept::Accept;
 pub use listen::StartError;
@@ -68,7 +69,10 @@ impl Gateway {
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = sockets.address;
         accept::start(sockets, &cores, &shared);
-        refuse_ourselves(&shared).await?;
+        let table = shared.table().clone();
+        if let Some(url) = control::ourselves(&table, &shared).await {
+            return Err(StartError::Ourselves(url));
+        }
         let mut task = Task { shared: shared.clone(), registry, catalog };
         task.refresh().await;
         let control = task.start();
@@ -78,7 +82,7 @@ impl Gateway {
         Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
     }
 
-    /// Takes up a configuration without a pause; the addresses stay as they are until the next start.
+    /// Takes up a configuration without a pause; what [`Status::at_next_start`] names stays as it is until then.
     ///
     /// # Errors
     /// Why it cannot be; then all stays as it was.
@@ -93,9 +97,9 @@ impl Gateway {
         self.shared.reloaded(&Err(why.to_owned()));
     }
 
-    /// The models it serves, by the names that clients use.
-    pub fn models(&self) -> Vec<String> {
-        self.shared.table().listed().iter().map(|route| route.served.model.to_string()).collect()
+    /// What it does.
+    pub fn status(&self) -> Status {
+        Status::of(&self.shared)
     }
 
     /// Stops taking connections and work, and resolves when what runs has ended, or after `deadline`; then what is left
@@ -104,19 +108,4 @@ impl Gateway {
         self.shared.drain();
         self.cores.drain(&self.shared, deadline).await
     }
-}
-
-/// An endpoint that is the gateway itself would send every request round in circles.
-async fn refuse_ourselves(shared: &Arc<Shared>) -> Result<(), StartError> {
-    let mut asking = tokio::task::JoinSet::new();
-    for replica in shared.table().pools.iter().flat_map(|pool| &pool.replicas).cloned() {
-        let shared = shared.clone();
-        asking.spawn(async move { control::is_ourselves(&replica, &shared).await.then(|| replica.url.to_string()) });
-    }
-    while let Some(asked) = asking.join_next().await {
-        if let Ok(Some(url)) = asked {
-            return Err(StartError::Ourselves(url));
-        }
-    }
-    Ok(())
 }
