@@ -2,125 +2,207 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tutti_api::{Config, Problem};
+use tutti_api::{Config, ENV_PREFIX, GatewaySpec, Problem};
 
-use crate::Source;
+use crate::follow::File;
+use crate::{Source, local, print};
 
-/// A configuration and the file it came from, if it came from one.
+/// Largest file that is read; the loader says that less than this is too large. Unit: bytes.
+const MAX_FILE: u64 = 2 << 20;
+
+/// What overrides the gateway's own part.
+const GATEWAY_ENV: &str = "TUTTI__GATEWAY__";
+
+/// A configuration to serve by.
 pub(crate) struct Loaded {
     pub(crate) config: Config,
-    file: Option<File>,
+    /// Whether somebody wrote where the replicas are; else they are the Ollama of this machine.
+    pub(crate) lists_pools: bool,
+    /// The file it came from, if that can change.
+    pub(crate) file: Option<File>,
 }
 
-struct File {
+/// Everything that is wrong with a configuration, as it is shown. Its exit code is 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Wrong(String);
+
+/// A configuration's text, and where it is.
+struct Found {
     path: PathBuf,
-    /// What it held when it was last read.
-    text: Result<String, String>,
+    text: String,
+    /// Whether it can be read again.
+    regular: bool,
 }
 
-impl Loaded {
-    /// A configuration that no file says.
-    pub(crate) fn unnamed(config: Config) -> Self {
-        Self { config, file: None }
+/// Finds and reads the configuration; without a file it is every model of the Ollama on this machine. One that is wrong
+/// is a [`Wrong`].
+pub(crate) fn load(source: &Source) -> Result<Loaded> {
+    let Some(Found { path, text, regular }) = find(source)? else {
+        let config = overridden(local::completed(Config::default())?)?;
+        return Ok(Loaded { config, lists_pools: false, file: None });
+    };
+    let config = parse(&text, &path)?;
+    if !regular {
+        eprintln!("tutti: {} is no regular file: it is read once and not followed", path.display());
     }
-
-    /// Looks at the file again; `None` where it is as it was. What it says then is remembered, right or wrong.
-    pub(crate) fn changed(&mut self) -> Option<Result<Config, String>> {
-        let file = self.file.as_mut()?;
-        let text = fs::read_to_string(&file.path).map_err(|error| format!("{}: {error}", file.path.display()));
-        if text == file.text {
-            return None;
-        }
-        file.text.clone_from(&text);
-        let outcome = text.and_then(|text| parse(&text, &file.path).map_err(|problems| join(&problems)));
-        if let Ok(config) = &outcome {
-            self.config = config.clone();
-        }
-        Some(outcome)
-    }
+    let file = regular.then(|| File::new(path, text));
+    Ok(Loaded { lists_pools: !config.pools.is_empty(), config: local::completed(config)?, file })
 }
 
-/// Finds and reads the configuration; `None` where there is none. Its problems are printed here, and the exit code for
-/// them is the error within.
-pub(crate) fn load(source: &Source) -> Result<Result<Option<Loaded>, ExitCode>> {
+fn find(source: &Source) -> Result<Option<Found>> {
     let named = source.config.clone().or_else(|| set("TUTTI_CONFIG").map(PathBuf::from));
     for path in tutti_api::search_path(named.as_deref(), config_home().as_deref()) {
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound && named.is_none() => continue,
+        match read(&path) {
+            Ok((text, regular)) => return Ok(Some(Found { path, text, regular })),
+            // Who has no home (HOME=/dev/null) has no configuration there.
+            Err(error) if named.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            }
             Err(error) => {
                 return Err(anyhow!(error).context(format!("cannot read the configuration {}", path.display())));
             }
-        };
-        return Ok(match parse(&text, &path) {
-            Ok(config) => Ok(Some(Loaded { config, file: Some(File { path, text: Ok(text) }) })),
-            Err(problems) => {
-                eprintln!("{}", join(&problems));
-                Err(ExitCode::from(2))
-            }
-        });
+        }
     }
-    Ok(Ok(None))
+    Ok(None)
+}
+
+/// A file's text, and whether it is a regular one: what a pipe says can be read only once.
+pub(crate) fn read(path: &Path) -> io::Result<(String, bool)> {
+    let file = fs::File::open(path)?;
+    let regular = file.metadata()?.is_file();
+    let mut text = String::new();
+    if file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
+        return Err(io::Error::other(format!("larger than {} MiB", MAX_FILE >> 20)));
+    }
+    Ok((text, regular))
+}
+
+/// What a text says, with what the environment says.
+pub(crate) fn parse(text: &str, path: &Path) -> Result<Config, Wrong> {
+    parse_with(text, &path.display().to_string(), ENV_PREFIX)
+}
+
+fn parse_with(text: &str, name: &str, env_prefix: &str) -> Result<Config, Wrong> {
+    let env = overrides(std::env::vars_os(), env_prefix)?;
+    let joined = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n");
+    tutti_api::load(text, name, env).map_err(|problems| Wrong(joined(problems)))
+}
+
+/// The environment variables that override fields.
+fn overrides(env: impl Iterator<Item = (OsString, OsString)>, prefix: &str) -> Result<Vec<(String, String)>, Wrong> {
+    env.filter(|(name, _)| name.as_encoded_bytes().starts_with(prefix.as_bytes()))
+        .map(|(name, value)| match (name.to_str(), value.to_str()) {
+            (Some(name), Some(value)) => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(Wrong(format!("environment variable {}: it is not UTF-8", name.display()))),
+        })
+        .collect()
 }
 
 /// The configuration that a program made, with what the environment says.
 pub(crate) fn overridden(config: Config) -> Result<Config> {
     let written = serde_json::to_string(&config).context("cannot write the configuration")?;
-    let read = tutti_api::load(&written, "built-in configuration", environment());
-    read.map_err(|problems| anyhow!("{}", join(&problems)))
+    Ok(parse(&written, Path::new("built-in configuration"))?)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Config, Vec<Problem>> {
-    tutti_api::load(text, &path.display().to_string(), environment())
+/// The gateway's own part, for those who ask one that runs. Where the rest is wrong this part may be right, and what is
+/// wrong is mostly why one asks: it is said, and the defaults hold where there is nothing better.
+pub(crate) fn gateway_part(source: &Source) -> Result<GatewaySpec> {
+    let Some(Found { path, text, .. }) = find(source)? else {
+        return Ok(parse_with("", "no configuration", GATEWAY_ENV)?.gateway);
+    };
+    let wrong = match parse(&text, &path) {
+        Ok(config) => return Ok(config.gateway),
+        Err(wrong) => wrong,
+    };
+    eprintln!("{wrong}\ntutti: this configuration is wrong; what it says of `gateway` is gone by where it can be\n");
+    let parsed = [top_level(&text, "gateway"), String::new()]
+        .iter()
+        .find_map(|part| parse_with(part, &path.display().to_string(), GATEWAY_ENV).ok());
+    Ok(parsed.unwrap_or_default().gateway)
 }
 
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-}
-
-fn join(problems: &[Problem]) -> String {
-    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("\n")
+/// The lines of one top-level field.
+fn top_level(text: &str, field: &str) -> String {
+    let begins = |line: &str| line.strip_prefix(field).is_some_and(|rest| rest.starts_with(':'));
+    let within = |line: &str| line.is_empty() || line.starts_with([' ', '#']);
+    let mut lines = text.lines().skip_while(|line| !begins(line));
+    let first = lines.next().into_iter();
+    first.chain(lines.take_while(|line| within(line))).flat_map(|line| [line, "\n"]).collect()
 }
 
 /// `tutti check`
 pub(crate) fn check(source: &Source) -> Result<ExitCode> {
-    match load(source)? {
-        Err(code) => Ok(code),
-        Ok(None) => bail!("there is no configuration to check: name one with --config FILE, or write ./tutti.yaml"),
-        Ok(Some(Loaded { config, file })) => {
-            let name = file.map(|file| file.path.display().to_string()).unwrap_or_default();
-            println!("{name} is right: {} pools, {} models", config.pools.len(), config.models.len());
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    let Some(Found { path, text, .. }) = find(source)? else {
+        bail!("there is no configuration to check: name one with --config FILE, or write ./tutti.yaml")
+    };
+    let config = parse(&text, &path)?;
+    let what = if config.pools.is_empty() {
+        format!("it lists no pools, so the Ollama at {} is served", local::ollama_host()?)
+    } else {
+        format!("{} pools, {} models", config.pools.len(), config.models.len())
+    };
+    print::page(&format!("{} is right: {what}\n", path.display()))
 }
 
 /// `tutti schema`
 pub(crate) fn schema() -> Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(&tutti_api::json_schema())?);
-    Ok(ExitCode::SUCCESS)
+    print::page(&format!("{}\n", serde_json::to_string_pretty(&tutti_api::json_schema())?))
 }
 
 /// Where the admin token is.
-pub(crate) fn token_file(config: &Config) -> PathBuf {
-    if let Some(file) = &config.gateway.admin.token_file {
-        return PathBuf::from(file);
+///
+/// # Errors
+/// Nothing says so. A folder that all users share is no place for it.
+pub(crate) fn token_file(gateway: &GatewaySpec) -> Result<PathBuf> {
+    if let Some(file) = &gateway.admin.token_file {
+        return Ok(PathBuf::from(file));
     }
-    let home =
-        set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(set("HOME")?).join(".local/state")));
-    home.unwrap_or_else(std::env::temp_dir).join("tutti/admin-token")
+    let state = set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".local/state")));
+    let state = state.context(
+        "there is no HOME to keep the admin token in: name a file as gateway.admin.tokenFile in the configuration, \
+         or in the environment as TUTTI__GATEWAY__ADMIN__TOKENFILE",
+    )?;
+    Ok(state.join("tutti/admin-token"))
 }
 
 fn config_home() -> Option<PathBuf> {
-    set("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(PathBuf::from(set("HOME")?).join(".config")))
+    set("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".config")))
+}
+
+fn home() -> Option<PathBuf> {
+    set("HOME").map(PathBuf::from)
 }
 
 /// An environment variable that says something.
 fn set(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn an_override_that_is_no_text_is_reported() {
+        let env = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+        let good = [env("TUTTI__GATEWAY__LISTEN", b"x"), env("OTHER", b"\xff"), env("TUTTI_LOG", b"\xff")];
+        assert_eq!(overrides(good.into_iter(), ENV_PREFIX).unwrap(), [("TUTTI__GATEWAY__LISTEN".into(), "x".into())]);
+        let bad = overrides([env("TUTTI__GATEWAY__LISTEN", b"\xff")].into_iter(), ENV_PREFIX).unwrap_err();
+        assert_eq!(bad.to_string(), "environment variable TUTTI__GATEWAY__LISTEN: it is not UTF-8");
+    }
+
+    #[test]
+    fn the_lines_of_one_field() {
+        let text = "# top\npools: [\ngateway:\n  admin:\n    # where\n\n    listen: a:1\nmodels: {\n  gateway: x\n";
+        assert_eq!(top_level(text, "gateway"), "gateway:\n  admin:\n    # where\n\n    listen: a:1\n");
+        assert_eq!(top_level("gateway: { listen: b:2 }", "gateway"), "gateway: { listen: b:2 }\n");
+        assert_eq!(top_level("gateways: {}\n{gateway: {}}", "gateway"), "");
+    }
 }

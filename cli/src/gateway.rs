@@ -1,6 +1,7 @@
 //! `tutti gateway`: starts it, keeps it by its configuration, ends it in order.
 
-use std::io::IsTerminal;
+use std::future::pending;
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,6 @@ use tutti_gateway::{Accept, Gateway, Options};
 use crate::config::Loaded;
 use crate::{Source, config, local};
 
-/// How often the configuration file is looked at. Its contents are compared: a time stamp says little on the mounted
-/// volumes that configuration comes from.
-const LOOK: Duration = Duration::from_secs(1);
-
 /// How long the last requests' lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -26,15 +23,15 @@ pub(crate) struct Serve {
     #[command(flatten)]
     source: Source,
     #[command(flatten)]
-    pub(crate) threads: Threads,
+    threads: Threads,
 }
 
 /// How the gateway uses the machine.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Threads {
     /// Threads that serve clients; else one a processor
-    #[arg(long, value_name = "N")]
-    cores: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    cores: Option<u16>,
     /// How sockets reach the threads
     #[arg(long, value_enum, default_value = "handoff", hide = true)]
     accept: How,
@@ -48,40 +45,64 @@ enum How {
 
 impl Serve {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let loaded = match config::load(&self.source)? {
-            Ok(Some(loaded)) => loaded,
-            Ok(None) => Loaded::unnamed(config::overridden(local::zero_config(&local::ollama_host()))?),
-            Err(code) => return Ok(code),
-        };
-        serve(loaded, &self.threads, |_| ())
+        let loaded = config::load(&self.source)?;
+        run(async |ends| serve(loaded, &self.threads, ends, |_| ()).await)
     }
 }
 
-/// Serves until it is told to end. `ready` is called with the gateway once it is.
-pub(crate) fn serve(loaded: Loaded, threads: &Threads, ready: impl FnOnce(&Gateway)) -> Result<ExitCode> {
+/// The signals that end the process. They are held, not obeyed: whoever holds them ends what it has started.
+pub(crate) struct Ends([Signal; 2]);
+
+impl Ends {
+    fn hold() -> io::Result<Self> {
+        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    }
+
+    /// Resolves when one has come since the last time.
+    pub(crate) async fn come(&mut self) {
+        let [terminate, interrupt] = &mut self.0;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs a command that serves, with the signals held from its beginning.
+pub(crate) fn run(command: impl AsyncFnOnce(&mut Ends) -> Result<ExitCode>) -> Result<ExitCode> {
     start_logging();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-    let clean = runtime.block_on(async {
-        let options = Options {
-            cores: threads.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-            accept: match threads.accept {
-                How::Reuseport => Accept::ReusePort,
-                How::Handoff => Accept::HandOff,
-            },
-            token_file: config::token_file(&loaded.config),
-        };
-        let mut ends = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-        let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;
-        tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
-        ready(&gateway);
-        let drain = follow(&gateway, loaded, &mut ends).await?;
-        tracing::info!("draining: a second signal ends at once");
-        tokio::select! {
-            clean = gateway.drain(drain) => anyhow::Ok(clean),
-            () = ended(&mut ends) => Ok(false),
-        }
-    })?;
+    let outcome = runtime.block_on(async { command(&mut Ends::hold()?).await });
+    runtime.shutdown_background(); // a look at a file system that does not answer is not waited for
+    outcome
+}
+
+/// Serves until it is told to end. `ready` is called with the gateway once it is.
+pub(crate) async fn serve(
+    loaded: Loaded,
+    threads: &Threads,
+    ends: &mut Ends,
+    ready: impl FnOnce(&Gateway),
+) -> Result<ExitCode> {
+    let processors = || std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        cores: threads.cores.map_or_else(processors, usize::from),
+        accept: match threads.accept {
+            How::Reuseport => Accept::ReusePort,
+            How::Handoff => Accept::HandOff,
+        },
+        token_file: config::token_file(&loaded.config.gateway)?,
+    };
+    let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;
+    tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
+    ready(&gateway);
+    let drain = follow(&gateway, loaded, ends).await?;
+    tracing::info!("draining: a second signal ends at once");
+    let clean = tokio::select! {
+        clean = gateway.drain(drain) => clean,
+        () = ends.come() => false,
+    };
     tutti_gateway::log::finish(LAST_LINES);
     if !clean {
         tracing::warn!("ended with requests that had not");
@@ -90,38 +111,53 @@ pub(crate) fn serve(loaded: Loaded, threads: &Threads, ready: impl FnOnce(&Gatew
 }
 
 /// Takes up changes of the configuration until a signal ends it; yields how long to drain.
-async fn follow(gateway: &Gateway, mut loaded: Loaded, ends: &mut [Signal; 2]) -> Result<Duration> {
+async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<Duration> {
+    let Loaded { config, mut lists_pools, mut file } = loaded;
+    let mut drain = config.gateway.drain.get();
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut look = tokio::time::interval(LOOK);
     loop {
-        tokio::select! {
-            () = ended(ends) => return Ok(loaded.config.gateway.drain.get()),
-            _ = hangup.recv() => {}
-            _ = look.tick() => {}
-        }
-        match loaded.changed() {
-            None => {}
-            Some(Err(why)) => {
-                tracing::error!("the changed configuration is refused, and all stays as it was:\n{why}");
-                gateway.reload_failed(&why);
+        let changed = async {
+            match &mut file {
+                Some(file) => file.changed(&mut hangup).await,
+                None => pending().await,
             }
-            Some(Ok(config)) => take(gateway, config).await,
+        };
+        let changed = tokio::select! {
+            () = ends.come() => return Ok(drain),
+            changed = changed => changed,
+        };
+        match take(gateway, lists_pools, changed).await {
+            Ok(written) => {
+                lists_pools = !written.pools.is_empty();
+                drain = written.gateway.drain.get();
+            }
+            Err(why) => tracing::error!("the changed configuration is refused, and all stays as it was:\n{why}"),
         }
     }
 }
 
-async fn take(gateway: &Gateway, config: Config) {
-    match gateway.reload(Arc::new(config)).await {
-        Ok(generation) => tracing::info!(generation, "the changed configuration is in force"),
-        Err(why) => tracing::error!("the changed configuration is refused, and all stays as it was: {why}"),
+/// Takes up a changed file; yields what is written in it.
+async fn take(gateway: &Gateway, lists_pools: bool, changed: Result<Config, String>) -> Result<Config, String> {
+    let complete = changed.and_then(|written| complete(lists_pools, written));
+    let (written, complete) = complete.inspect_err(|why| gateway.reload_failed(why))?;
+    let generation = gateway.reload(Arc::new(complete)).await?;
+    tracing::info!(generation, "the changed configuration is in force");
+    let later = gateway.status().at_next_start;
+    if !later.is_empty() {
+        tracing::warn!("changes of these are taken at the next start: {}", later.join(", "));
     }
+    Ok(written)
 }
 
-async fn ended([terminate, interrupt]: &mut [Signal; 2]) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What is written, and what to serve by it. A file that has lost all its pools is refused: it is a save that went wrong.
+fn complete(lists_pools: bool, written: Config) -> Result<(Config, Config), String> {
+    if lists_pools && written.pools.is_empty() {
+        return Err(
+            "it lists no pools any more, which would end all service: restart tutti if that is meant".to_owned()
+        );
     }
+    let complete = local::completed(written.clone()).map_err(|error| format!("{error:#}"))?;
+    Ok((written, complete))
 }
 
 /// Requests go to standard output, a line of JSON each; what the gateway says of itself goes to standard error.

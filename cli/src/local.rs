@@ -1,9 +1,10 @@
 //! The Ollama on this machine: where it is, and whether it is there.
 
-use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use anyhow::{Context, Result, bail};
 use tutti_api::{Config, Endpoint, Expose, PoolSpec};
 
 /// Where Ollama listens if nothing is said.
@@ -11,14 +12,40 @@ const DEFAULT_PORT: u16 = 11434;
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// `OLLAMA_HOST` as a client reads it.
-pub(crate) fn ollama_host() -> String {
-    normalize(&std::env::var("OLLAMA_HOST").unwrap_or_default())
+/// Where the Ollama of this machine is, by `OLLAMA_HOST` as a client reads it: `http://host:port`.
+///
+/// # Errors
+/// It is nowhere that the gateway could ask.
+pub(crate) fn ollama_host() -> Result<String> {
+    let given = std::env::var_os("OLLAMA_HOST").unwrap_or_default();
+    usable(given.to_str().context("OLLAMA_HOST is not UTF-8")?)
+}
+
+/// Reads `OLLAMA_HOST` and refuses what no replica's address can be. A password in it is not shown.
+fn usable(given: &str) -> Result<String> {
+    if given.contains('@') {
+        bail!("OLLAMA_HOST holds a user or a password, and an Ollama wants none: set it to http://host:port");
+    }
+    let url = normalize(given);
+    if !url.starts_with("http://") {
+        bail!("OLLAMA_HOST leads to {url}, and tutti asks an Ollama by plain http: set it to http://host:port");
+    }
+    if url.ends_with(":0") {
+        bail!("OLLAMA_HOST leads to {url}, and nobody can be asked at port 0: set it to http://host:port");
+    }
+    Ok(url)
+}
+
+/// Whether a URL leads to this machine itself.
+pub(crate) fn is_local(url: &str) -> bool {
+    let host = authority(url).ok().and_then(|authority| authority.rsplit_once(':')).map_or("", |(host, _)| host);
+    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
 /// Reads `OLLAMA_HOST` as Ollama does (envconfig.Host, 0.11.4): scheme, host and port are each optional, a bare scheme
 /// brings its own port, and a server's "any address" is a client's loopback.
-pub(crate) fn normalize(host: &str) -> String {
+fn normalize(host: &str) -> String {
     let host = host.trim().trim_matches(['"', '\'']);
     let (scheme, rest, port) = match host.split_once("://") {
         Some(("https", rest)) => ("https", rest, 443),
@@ -51,6 +78,17 @@ pub(crate) fn zero_config(ollama: &str) -> Config {
     Config { pools: vec![pool], ..Config::default() }
 }
 
+/// The configuration; where it lists no pools, with that of the Ollama on this machine.
+///
+/// # Errors
+/// There can be no such Ollama.
+pub(crate) fn completed(mut config: Config) -> Result<Config> {
+    if config.pools.is_empty() {
+        config.pools = zero_config(&ollama_host()?).pools;
+    }
+    Ok(config)
+}
+
 /// Who answers at an address.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Answers {
@@ -66,7 +104,7 @@ pub(crate) enum Answers {
 
 /// Asks who answers at `http://host:port`.
 pub(crate) fn who(url: &str) -> Answers {
-    let Some(answer) = get(url, "/api/version", None) else { return Answers::Nobody };
+    let Ok(answer) = get(url, "/api/version", None) else { return Answers::Nobody };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.to_ascii_lowercase().contains("\r\nx-tutti-instance:") {
         return Answers::Tutti;
@@ -78,20 +116,63 @@ pub(crate) fn who(url: &str) -> Answers {
     }
 }
 
-/// GETs a page with a connection of its own; the whole answer, or nothing if there was none within 2 s.
-pub(crate) fn get(url: &str, path: &str, token: Option<&str>) -> Option<String> {
-    const MAX_ANSWER: u64 = 8 << 20;
-    let authority = url.strip_prefix("http://")?.trim_end_matches('/');
+/// `host:port` of an address that is asked by plain HTTP.
+fn authority(url: &str) -> io::Result<&str> {
+    let rest = url.strip_prefix("http://").unwrap_or(url);
+    let rest = rest.strip_suffix('/').unwrap_or(rest);
+    if rest.contains(['/', '@']) {
+        return Err(io::Error::other("an address is written http://host:port"));
+    }
+    Ok(rest)
+}
+
+/// GETs a page of `http://host:port`, with a connection of its own; all within 2 s, once its name is resolved.
+///
+/// # Errors
+/// There is no whole answer.
+pub(crate) fn get(url: &str, path: &str, token: Option<&str>) -> io::Result<String> {
+    const MAX_ANSWER: usize = 8 << 20;
+    let authority = authority(url)?;
     let until = Instant::now() + WITHIN;
-    let mut stream = authority.to_socket_addrs().ok()?.find_map(|at| TcpStream::connect_timeout(&at, WITHIN).ok())?;
-    stream
-        .set_read_timeout(Some(until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))))
-        .ok()?;
+    let mut stream = connect(authority, until)?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).ok()?;
-    (!answer.is_empty()).then(|| String::from_utf8_lossy(&answer).into_owned())
+    stream.set_write_timeout(Some(left(until)?))?; // the kernel takes so few bytes at once
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}\r\n")?;
+    let (mut answer, mut part) = (Vec::new(), [0; 16 << 10]);
+    while answer.len() < MAX_ANSWER {
+        stream.set_read_timeout(Some(left(until)?))?;
+        match stream.read(&mut part) {
+            Ok(0) if answer.is_empty() => return Err(io::Error::other("the connection ended without an answer")),
+            Ok(0) => return Ok(String::from_utf8_lossy(&answer).into_owned()),
+            Ok(read) => answer.extend_from_slice(&part[..read]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("the answer is too large"))
+}
+
+/// Connects to one of a name's addresses.
+fn connect(authority: &str, until: Instant) -> io::Result<TcpStream> {
+    let mut failed = io::Error::other("the name has no address");
+    for address in authority.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, left(until)?) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+/// The time until then; an error once there is none.
+fn left(until: Instant) -> io::Result<Duration> {
+    let left = until.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(late()) } else { Ok(left) }
+}
+
+fn late() -> io::Error {
+    io::Error::other(format!("no whole answer within {WITHIN:?}"))
 }
 
 #[cfg(test)]
@@ -117,6 +198,65 @@ mod tests {
             (" \"gpu:2\" ", "http://gpu:2"),
         ] {
             assert_eq!(normalize(given), expected, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn an_ollama_host_that_no_replica_can_be_is_refused() {
+        for (given, why) in [
+            ("https://gpu.example", "plain http"),
+            ("127.0.0.1:0", "port 0"),
+            ("http://user:secret@127.0.0.1:1", "a password"),
+        ] {
+            let error = usable(given).unwrap_err().to_string();
+            assert!(error.contains("OLLAMA_HOST") && error.contains(why), "{given}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+        assert_eq!(usable("gpu").unwrap(), "http://gpu:11434");
+    }
+
+    #[test]
+    fn what_is_on_this_machine() {
+        for (url, local) in [
+            ("http://127.0.0.1:11434", true),
+            ("http://[::1]:1", true),
+            ("http://LocalHost:1", true),
+            ("http://192.0.2.1:11434", false),
+            ("http://gpu:1", false),
+        ] {
+            assert_eq!(is_local(url), local, "{url}");
+        }
+    }
+
+    /// A server that answers `bytes` and then one byte more every 20 ms, until its client goes.
+    fn drips(bytes: &'static [u8]) -> String {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut sent = stream.write_all(bytes);
+            while sent.is_ok() {
+                std::thread::park_timeout(Duration::from_millis(20));
+                sent = stream.write_all(b" ");
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn an_answer_that_does_not_end_is_not_waited_for() {
+        let begun = Instant::now();
+        let error = get(&drips(b"HTTP/1.0 200 OK\r\n\r\n"), "/", None).unwrap_err();
+        assert!(error.to_string().contains("within"), "{error}");
+        assert!(begun.elapsed() < WITHIN * 5);
+    }
+
+    #[test]
+    fn an_address_needs_no_scheme_and_takes_only_http() {
+        assert_eq!(authority("127.0.0.1:1").unwrap(), "127.0.0.1:1");
+        assert_eq!(authority("http://[::1]:1/").unwrap(), "[::1]:1");
+        for wrong in ["https://h:1", "http://h:1/path", "u:p@h:1"] {
+            assert!(authority(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The binary `tutti` and its subcommands.
 
 mod config;
+mod follow;
 mod gateway;
 mod local;
+mod print;
 mod status;
 mod up;
 
@@ -29,6 +31,8 @@ enum Command {
     /// The gateway alone, by a configuration
     Gateway(gateway::Serve),
     /// Says everything that is wrong with a configuration, and where
+    ///
+    /// The exit code is 0 where it is right, 2 where it is wrong, and 1 where there is none or it cannot be read.
     Check(Source),
     /// Prints the JSON schema of the configuration, for editors
     Schema,
@@ -54,6 +58,10 @@ fn main() -> ExitCode {
     };
     match outcome {
         Ok(code) => code,
+        Err(error) if error.is::<config::Wrong>() => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
         Err(error) => {
             eprintln!("tutti: {error:#}");
             ExitCode::FAILURE

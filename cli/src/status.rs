@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use tutti_gateway::status::Status;
 
-use crate::{Source, config, local};
+use crate::print::plain;
+use crate::{Source, config, local, print};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Ask {
@@ -26,29 +27,30 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let config = match config::load(&self.source)? {
-            Ok(loaded) => {
-                loaded.map(|loaded| loaded.config).map_or_else(|| config::overridden(Default::default()), Ok)?
-            }
-            Err(code) => return Ok(code),
-        };
-        let admin = self.admin.clone().unwrap_or_else(|| format!("http://{}", config.gateway.admin.listen));
-        let file = self.token_file.clone().unwrap_or_else(|| config::token_file(&config));
+        let (admin, file) = self.whom()?;
         let token = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read the admin token in {}", file.display()))?;
-        let Some(answer) = local::get(&admin, "/status", Some(token.trim())) else {
-            bail!("no gateway answers at {admin}: is it running, and is this its admin address?");
-        };
+        let answer = local::get(&admin, "/status", Some(token.trim())).map_err(|error| {
+            anyhow!("no gateway answers at {admin} ({error}): is it running, and is this its admin address?")
+        })?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
         if !head.lines().next().is_some_and(|line| line.contains(" 200 ")) {
             bail!("{admin} answered {:?}: {}", head.lines().next().unwrap_or_default(), body.trim());
         }
         if self.json {
-            println!("{body}");
-            return Ok(ExitCode::SUCCESS);
+            return print::page(&format!("{body}\n"));
         }
-        print!("{}", render(&serde_json::from_str(body).context("the answer is not a gateway's status")?));
-        Ok(ExitCode::SUCCESS)
+        print::page(&render(&serde_json::from_str(body).context("the answer is not a gateway's status")?))
+    }
+
+    /// Where to ask, and where the token is. The configuration is read only for what no argument says.
+    fn whom(&self) -> Result<(String, PathBuf)> {
+        if let (Some(admin), Some(file)) = (&self.admin, &self.token_file) {
+            return Ok((admin.clone(), file.clone()));
+        }
+        let gateway = config::gateway_part(&self.source)?;
+        let file = self.token_file.clone().map_or_else(|| config::token_file(&gateway), Ok)?;
+        Ok((self.admin.clone().unwrap_or(gateway.admin.listen), file))
     }
 }
 
@@ -60,11 +62,14 @@ fn render(status: &Status) -> String {
     if let Some(error) = &status.reload.error {
         page.push_str(&format!("the last change of the configuration was refused: {error}\n"));
     }
+    if !status.at_next_start.is_empty() {
+        page.push_str(&format!("changed, and taken at the next start: {}\n", status.at_next_start.join(", ")));
+    }
     for pool in &status.pools {
         page.push_str(&format!("\npool {}: {} waiting\n", pool.name, pool.queued));
         for replica in &pool.replicas {
             let state = if replica.reachable { "reachable" } else { "UNREACHABLE" };
-            let version = replica.version.as_deref().unwrap_or("?");
+            let version = plain(replica.version.as_deref().unwrap_or("?"));
             page.push_str(&format!(
                 "  {:<40} {state:<12} version {version:<20} {} in flight\n",
                 replica.url, replica.in_flight
@@ -73,7 +78,7 @@ fn render(status: &Status) -> String {
     }
     page.push_str("\nmodels\n");
     for (name, to) in &status.models {
-        page.push_str(&format!("  {name:<40} {to}\n"));
+        page.push_str(&format!("  {:<40} {to}\n", plain(name)));
     }
     page
 }

@@ -1,6 +1,7 @@
 //! `tutti up`: one machine, one command.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -12,19 +13,24 @@ use tutti_gateway::Gateway;
 use tutti_simulator::{Model, Simulator};
 
 use crate::config::Loaded;
-use crate::gateway::{Threads, serve};
+use crate::gateway::{Ends, Threads, run, serve};
 use crate::local::{self, Answers};
+use crate::print::{plain, quoted};
 use crate::{Source, config};
 
 /// How long an Ollama that we start may take to answer.
 const START: Duration = Duration::from_secs(30);
+/// How long it may take to end, before it is killed.
+const END: Duration = Duration::from_secs(10);
+/// How often we look whether it has.
+const LOOK: Duration = Duration::from_millis(50);
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Up {
     #[command(flatten)]
     source: Source,
     /// Serve a simulated Ollama, to try tutti without one; its answers say that they are simulated
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     simulate: bool,
     #[command(flatten)]
     threads: Threads,
@@ -35,42 +41,40 @@ impl Up {
         if self.simulate {
             let simulated = Simulator::start(tutti_simulator::Config::new(Model::chat("simulated", 1 << 30)))
                 .context("cannot start the simulated Ollama")?;
-            return self.serve(Loaded::unnamed(self.with_overrides(&simulated.url())?));
+            let config = config::overridden(local::zero_config(&simulated.url()))?;
+            let loaded = Loaded { config, lists_pools: true, file: None };
+            return run(async |ends| self.serve(loaded, ends).await);
         }
-        match config::load(&self.source)? {
-            Ok(Some(loaded)) => self.serve(loaded),
-            Err(code) => Ok(code),
-            Ok(None) => {
-                let host = local::ollama_host();
-                let _ollama = find_or_start(&host)?;
-                self.serve(Loaded::unnamed(self.with_overrides(&host)?))
-            }
+        let loaded = config::load(&self.source)?;
+        if loaded.lists_pools {
+            return run(async |ends| self.serve(loaded, ends).await);
         }
+        let host = local::ollama_host()?;
+        run(async |ends| match find_or_start(&host, ends).await? {
+            Ollama::Found => self.serve(loaded, ends).await,
+            Ollama::Started(_until_the_end) => self.serve(loaded, ends).await,
+            Ollama::NotWaitedFor => Ok(ExitCode::SUCCESS),
+        })
     }
 
-    /// The configuration without a file, with what the environment says.
-    fn with_overrides(&self, ollama: &str) -> Result<tutti_api::Config> {
-        config::overridden(local::zero_config(ollama))
-    }
-
-    fn serve(&self, loaded: Loaded) -> Result<ExitCode> {
-        serve(loaded, &self.threads, welcome)
+    async fn serve(&self, loaded: Loaded, ends: &mut Ends) -> Result<ExitCode> {
+        serve(loaded, &self.threads, ends, welcome).await
     }
 }
 
 /// Says where tutti is, with a line to paste.
 fn welcome(gateway: &Gateway) {
-    let models = gateway.models();
+    let status = gateway.status();
+    let models: Vec<String> = status.models.keys().map(|name| plain(name)).collect();
     let model = models.iter().find(|name| !name.contains("embed")).or(models.first());
     eprintln!("\ntutti is up at http://{}", gateway.listen);
     match model {
-        None => eprintln!(
+        None if status.pools.iter().flat_map(|pool| &pool.replicas).any(|replica| replica.reachable) => eprintln!(
             "The replicas have no model yet: `ollama pull qwen2.5:0.5b` gets one, and tutti serves it at once."
         ),
+        None => eprintln!("No replica answers yet: tutti serves their models as soon as one does."),
         Some(model) => {
-            eprintln!("models: {}\n\nTry it:\n", models.join(", "));
-            let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"你好"}}]}}"#);
-            eprintln!("curl -s http://{}/v1/chat/completions -d '{body}'\n", gateway.listen);
+            eprintln!("models: {}\n\nTry it:\n\n{}\n", models.join(", "), try_it(&gateway.listen, model))
         }
     }
     if std::io::stderr().is_terminal() {
@@ -78,12 +82,29 @@ fn welcome(gateway: &Gateway) {
     }
 }
 
-/// The Ollama at this address, or one that we start there; dropping it ends what we started, and nothing else.
-fn find_or_start(host: &str) -> Result<Option<Started>> {
+/// The line to paste.
+fn try_it(listen: &SocketAddr, model: &str) -> String {
+    let model = serde_json::Value::from(model);
+    let body = format!(r#"{{"model":{model},"messages":[{{"role":"user","content":"你好"}}]}}"#);
+    format!("curl -s http://{listen}/v1/chat/completions -d {}", quoted(&body))
+}
+
+/// What came of looking for an Ollama.
+enum Ollama {
+    /// It was there.
+    Found,
+    /// We started it; dropping this ends it.
+    Started(Started),
+    /// A signal came before it was ready.
+    NotWaitedFor,
+}
+
+/// Finds the Ollama at this address, or starts it where that is on this machine.
+async fn find_or_start(host: &str, ends: &mut Ends) -> Result<Ollama> {
     match local::who(host) {
         Answers::Ollama(version) => {
-            eprintln!("found Ollama {version} at {host}");
-            return Ok(None);
+            eprintln!("found Ollama {} at {host}", plain(&version));
+            return Ok(Ollama::Found);
         }
         Answers::Tutti => bail!(
             "at {host} answers a tutti, not an Ollama: tutti would ask itself. Set OLLAMA_HOST to the Ollama's address"
@@ -91,6 +112,9 @@ fn find_or_start(host: &str) -> Result<Option<Started>> {
         Answers::Other => {
             bail!("at {host} answers something that is no Ollama. Set OLLAMA_HOST to the Ollama's address")
         }
+        Answers::Nobody if !local::is_local(host) => bail!(
+            "no Ollama answers at {host}, and that is not this machine: start it there, or set OLLAMA_HOST to where one runs"
+        ),
         Answers::Nobody => {}
     }
     let Some(binary) = in_path("ollama") else {
@@ -107,17 +131,28 @@ fn find_or_start(host: &str) -> Result<Option<Started>> {
     command.arg("serve").env("OLLAMA_HOST", host).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.process_group(0); // Ctrl-C is ours: Ollama ends after our requests have
     let mut started = Started(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
+    tokio::select! {
+        ready = ready(&mut started, host) => ready.map(|()| Ollama::Started(started)),
+        () = ends.come() => Ok(Ollama::NotWaitedFor),
+    }
+}
+
+/// Waits until the Ollama that was started answers.
+async fn ready(started: &mut Started, host: &str) -> Result<()> {
     let until = Instant::now() + START;
-    while !matches!(local::who(host), Answers::Ollama(_)) {
+    loop {
+        let at = host.to_owned();
+        if let Answers::Ollama(_) = tokio::task::spawn_blocking(move || local::who(&at)).await? {
+            return Ok(());
+        }
         if let Some(status) = started.0.try_wait()? {
             bail!("`ollama serve` ended at once ({status}): run it by hand to see why");
         }
         if Instant::now() > until {
             bail!("`ollama serve` does not answer at {host} after {START:?}");
         }
-        std::thread::sleep(Duration::from_millis(50));
+        tokio::time::sleep(LOOK).await;
     }
-    Ok(Some(started))
 }
 
 fn in_path(name: &str) -> Option<PathBuf> {
@@ -128,13 +163,34 @@ fn in_path(name: &str) -> Option<PathBuf> {
 struct Started(Child);
 
 impl Drop for Started {
+    /// SIGTERM lets it end its runners; where it is gone already there is nothing to do.
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.0.id())
-            && let Some(pid) = rustix::process::Pid::from_raw(pid)
-        {
-            // SIGTERM lets it end its runners; where it is gone already there is nothing to do.
+        if let Some(pid) = i32::try_from(self.0.id()).ok().and_then(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
         }
-        let _ = self.0.wait();
+        let until = Instant::now() + END;
+        while matches!(self.0.try_wait(), Ok(None)) {
+            if Instant::now() > until {
+                let _ = self.0.kill();
+                let _ = self.0.wait();
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_to_paste_names_any_model() {
+        let name = r#"it's "x""#;
+        let line = try_it(&"127.0.0.1:1".parse().unwrap(), name);
+        let shell = format!("curl() {{ shift 3; printf %s \"$1\"; }}\n{line}");
+        let pasted = Command::new("sh").args(["-c", &shell]).output().unwrap().stdout;
+        let body: serde_json::Value = serde_json::from_slice(&pasted).unwrap();
+        assert_eq!(body["model"], name);
     }
 }
