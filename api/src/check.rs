@@ -1,268 +1,235 @@
-//! What types cannot say: names that must be unique or exist, addresses, and what this version does not do yet.
+//! What a schema cannot say: names that must be unique or exist, addresses, and numbers that depend on each other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde_json::Value;
+use crate::address::is_name;
+use crate::problem::{Problem, offer};
+use crate::yaml::{Node, Step, dotted};
+use crate::{
+    Address, Config, EngineName, GatewaySpec, HumanDuration, ModelSpec, PoolSpec, ReplicaUrl, RevisionSpec, canonical,
+};
 
-use crate::load::dotted;
-use crate::problem::Problem;
-use crate::yaml::{Kind, Node, Step};
-use crate::{Config, EngineName, ModelSpec, PoolSpec, RevisionSpec};
+/// Longest name of a model. Unit: bytes.
+const MAX_NAME: usize = 256;
 
-/// Fields that this version knows and does not obey, with the one value that changes nothing. They are refused rather
-/// than ignored: who writes one counts on it.
-const NOT_YET: &[(&str, Option<&str>)] = &[
-    ("gateway.auth.keysFile", None),
-    ("gateway.tls", None),
-    ("gateway.peer", None),
-    ("pools[].engine", Some("ollama")),
-    ("pools[].endpoints[].dns", None),
-    ("pools[].endpoints[].file", None),
-    ("pools[].endpoints[].loader", None),
-    ("pools[].endpoints[].apiKeyFile", None),
-    ("pools[].queue.coldWait", Some("5m")),
-    ("pools[].runner", None),
-    ("pools[].keepAlive", Some("client")),
-    ("pools[].batching.maxWait", Some("auto")),
-    ("pools[].batching.quantum", Some("auto")),
-    ("pools[].adapters", None),
-    ("pools[].scale", None),
-    ("models[].revisions[].adapter", None),
-    ("models[].revisions[].digest", None),
-    ("models[].traffic.strategy", None),
-    ("models[].traffic.mirror", None),
-    ("models[].traffic.sticky", None),
-    ("models[].slo", None),
-];
-
-/// Refuses what stands in [`NOT_YET`].
-pub(crate) fn not_yet(root: &Node, problems: &mut Vec<Problem>) {
-    visit(root, &mut Vec::new(), &mut String::new(), problems);
-}
-
-fn visit(node: &Node, steps: &mut Vec<Step>, pattern: &mut String, problems: &mut Vec<Problem>) {
-    let length = pattern.len();
-    match &node.kind {
-        Kind::Scalar(_) => {}
-        Kind::List(items) => {
-            pattern.push_str("[]");
-            for (at, item) in items.iter().enumerate() {
-                steps.push(Step::Item(at));
-                visit(item, steps, pattern, problems);
-                steps.pop();
-            }
-        }
-        Kind::Map(fields) => {
-            for field in fields {
-                let before = pattern.len();
-                if !pattern.is_empty() {
-                    pattern.push('.');
-                }
-                pattern.push_str(&field.name);
-                steps.push(Step::Field(field.name.clone()));
-                match NOT_YET.iter().find(|(refused, _)| refused == pattern) {
-                    Some((_, harmless))
-                        if harmless.is_none_or(|value| field.value.kind != Kind::Scalar(Value::from(value))) =>
-                    {
-                        let help = harmless.map(|value| format!("leave it out, or write `{value}`"));
-                        problems.push(Problem::new(
-                            &field.place,
-                            dotted(steps),
-                            "not yet: this version of tutti does not do this",
-                            help,
-                        ));
-                    }
-                    _ => visit(&field.value, steps, pattern, problems),
-                }
-                steps.pop();
-                pattern.truncate(before);
-            }
+/// Finds what is wrong with a configuration whose fields are each right. Where something was refused, nothing is said
+/// again: what stands there now nobody wrote.
+pub(crate) fn config(config: &Config, root: &Node, refused: &HashSet<Vec<Step>>, problems: &mut Vec<Problem>) {
+    let mut report = Report { root, refused, problems };
+    let here = [Step::Field("gateway".to_owned())];
+    let listeners = gateway(&config.gateway, &here, &mut report);
+    let mut names = HashMap::new();
+    for (number, spec) in config.pools.iter().enumerate() {
+        let here = item(&[], "pools", number);
+        pool(spec, &here, &listeners, &mut report);
+        report.once(&mut names, spec.name.as_str(), field(&here, "name"));
+    }
+    let pools = Names { all: report.knows(&[], "pools", config.pools.len()), names };
+    let mut names = HashMap::new();
+    for (number, spec) in config.models.iter().enumerate() {
+        let here = item(&[], "models", number);
+        model(spec, &pools, &here, &mut report);
+        report.once(&mut names, canonical(&spec.name), field(&here, "name"));
+        for (number, alias) in spec.aliases.iter().enumerate() {
+            report.once(&mut names, canonical(alias), item(&here, "aliases", number));
         }
     }
-    pattern.truncate(length);
+}
+
+/// The names of a list, and where they stand.
+struct Names<'c> {
+    names: HashMap<&'c str, Vec<Step>>,
+    /// Whether they are all there are: none was refused.
+    all: bool,
+}
+
+impl Names<'_> {
+    /// Whether a name is surely none of them.
+    fn lack(&self, name: &str) -> bool {
+        self.all && !self.names.contains_key(name)
+    }
+
+    fn offer(&self, name: &str) -> Option<String> {
+        let mut known: Vec<&str> = self.names.keys().copied().collect();
+        known.sort_unstable();
+        offer(name, known)
+    }
 }
 
 /// Collects problems with their places.
 struct Report<'a> {
     root: &'a Node,
+    refused: &'a HashSet<Vec<Step>>,
     problems: &'a mut Vec<Problem>,
 }
 
 impl Report<'_> {
-    fn add(&mut self, steps: &[Step], message: impl Into<String>, help: Option<String>) {
-        self.problems.push(Problem::new(&self.root.nearest(steps).place, dotted(steps), message, help));
-    }
-}
-
-fn at(parts: &[(&str, Option<usize>)]) -> Vec<Step> {
-    let steps = parts.iter().flat_map(|(name, item)| [Some(Step::Field((*name).to_owned())), item.map(Step::Item)]);
-    steps.flatten().collect()
-}
-
-/// Finds what is wrong with a configuration whose fields are each right.
-pub(crate) fn config(config: &Config, root: &Node, problems: &mut Vec<Problem>) {
-    let mut report = Report { root, problems };
-    gateway(config, &mut report);
-    let mut names = HashMap::new();
-    for (number, spec) in config.pools.iter().enumerate() {
-        let here = at(&[("pools", Some(number))]);
-        pool(spec, &here, &mut report);
-        if let Some(first) = names.insert(&spec.name, number) {
-            report.add(&join(&here, "name"), format!("pools[{first}] has the name {:?} already", spec.name), None);
+    fn add(&mut self, steps: &[Step], message: impl Into<String>, help: Option<&str>) {
+        if !self.is_refused(steps) {
+            let place = &self.root.nearest(steps).place;
+            self.problems.push(Problem::new(place, dotted(steps), message, help.map(str::to_owned)));
         }
     }
-    let mut names = HashMap::new();
-    for (number, spec) in config.models.iter().enumerate() {
-        let here = at(&[("models", Some(number))]);
-        model(spec, config, &here, &mut report);
-        for name in std::iter::once(&spec.name).chain(&spec.aliases) {
-            if let Some(first) = names.insert(canonical(name), number) {
-                report.add(&here, format!("models[{first}] has the name {name:?} already"), None);
-            }
+
+    /// Whether what stands there was refused, alone or with what it is in.
+    fn is_refused(&self, steps: &[Step]) -> bool {
+        (1..=steps.len()).any(|length| self.refused.contains(&steps[..length]))
+    }
+
+    /// Whether the names of all items of a list are those that were written.
+    fn knows(&self, here: &[Step], list: &str, items: usize) -> bool {
+        !self.is_refused(&field(here, list))
+            && (0..items).all(|number| !self.is_refused(&field(&item(here, list, number), "name")))
+    }
+
+    /// Refuses a name that stands elsewhere already.
+    fn once<N: std::hash::Hash + Eq>(&mut self, names: &mut HashMap<N, Vec<Step>>, name: N, here: Vec<Step>) {
+        if let Some(first) = names.get(&name) {
+            self.add(&here, format!("{} has this name already", dotted(first)), None);
+        } else if !self.is_refused(&here) {
+            names.insert(name, here);
+        }
+    }
+
+    fn positive(&mut self, steps: &[Step], duration: HumanDuration) {
+        if duration.get().is_zero() {
+            self.add(steps, "0s is no time to do it in", Some("write at least 1ms"));
         }
     }
 }
 
-fn join(steps: &[Step], name: &str) -> Vec<Step> {
+fn field(steps: &[Step], name: &str) -> Vec<Step> {
     steps.iter().cloned().chain([Step::Field(name.to_owned())]).collect()
 }
 
-/// Names as clients' are compared: case and `:latest` say nothing.
-fn canonical(name: &str) -> String {
-    let lower = name.to_ascii_lowercase();
-    lower.strip_suffix(":latest").unwrap_or(&lower).to_owned()
+fn item(steps: &[Step], list: &str, number: usize) -> Vec<Step> {
+    field(steps, list).into_iter().chain([Step::Item(number)]).collect()
 }
 
-fn gateway(config: &Config, report: &mut Report<'_>) {
-    let gateway = &config.gateway;
-    let here = at(&[("gateway", None)]);
-    for (steps, address) in [
-        (join(&here, "listen"), &gateway.listen),
-        (join(&here, "ops"), &gateway.ops),
-        (join(&join(&here, "admin"), "listen"), &gateway.admin.listen),
+/// The addresses that the gateway listens on, by what they are called.
+type Listeners = Vec<(Vec<Step>, Address)>;
+
+fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listeners {
+    let mut listeners = Listeners::new();
+    let admin = field(here, "admin");
+    for (steps, text) in [
+        (field(here, "listen"), &spec.listen),
+        (field(here, "ops"), &spec.ops),
+        (field(&admin, "listen"), &spec.admin.listen),
     ] {
-        if !is_address(address) {
-            report.add(
+        match text.parse::<Address>() {
+            _ if report.is_refused(&steps) => {}
+            Err(error) => report.add(
                 &steps,
-                format!("{address:?} is no address to listen on"),
-                Some("write host:port, such as 127.0.0.1:11500".to_owned()),
-            );
+                format!("this is no address to listen on: {error}"),
+                Some("write host:port, such as 127.0.0.1:11500"),
+            ),
+            Ok(address) => {
+                let other = listeners.iter().find(|(_, other)| address.meets(other) || other.meets(&address));
+                if let Some((other, _)) = other {
+                    report.add(&steps, format!("{} is the same address", dotted(other)), None);
+                }
+                listeners.push((steps, address));
+            }
         }
     }
-    if gateway.auth.is_none() && !is_loopback(&gateway.listen) {
-        let help = "give keys (`auth: { keysFile: … }`), or write `auth: none` where whoever reaches the port may ask";
-        report.add(&join(&here, "listen"), "an address off loopback wants keys", Some(help.to_owned()));
+    for (steps, _) in listeners.iter().filter(|(_, address)| !address.is_loopback()) {
+        if *steps == field(here, "listen") && spec.auth.is_none() && !report.is_refused(&field(here, "auth")) {
+            let help = "write `auth: none` if whoever reaches the port may ask";
+            report.add(steps, "an address off loopback wants keys, and this version has none yet", Some(help));
+        }
+        if steps.starts_with(&admin) {
+            report.add(steps, "the admin port stays on loopback: its token would cross the network unprotected", None);
+        }
     }
-    if !is_loopback(&gateway.admin.listen) {
-        let admin = join(&join(&here, "admin"), "listen");
-        report.add(&admin, "the admin port stays on loopback: its token would cross the network unprotected", None);
-    }
-}
-
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-}
-
-/// Whether only this machine reaches it. A name other than localhost may mean anything, later if not now.
-fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    let numeric = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || numeric.is_ok_and(|ip| ip.is_loopback()) || !is_address(address)
-}
-
-fn pool(spec: &PoolSpec, here: &[Step], report: &mut Report<'_>) {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    if spec.name.is_empty() || spec.name.len() > 63 || !spec.name.bytes().all(good) {
+    if let Some(file) = &spec.admin.token_file
+        && (file.is_empty() || file.starts_with('~'))
+    {
         report.add(
-            &join(here, "name"),
-            format!("{:?} is no pool's name", spec.name),
-            Some("write 1 to 63 letters, digits and `-`".to_owned()),
+            &field(&admin, "tokenFile"),
+            "this names no file",
+            Some("write its whole path; `~` means nothing here"),
         );
     }
-    if spec.endpoints.is_empty() {
-        report.add(here, "a pool has endpoints", Some("write `endpoints: [{ url: http://host:port }]`".to_owned()));
+    for (number, host) in spec.allowed_hosts.iter().enumerate() {
+        if !is_name(host) {
+            let help = "write a name as in gateway.bank.example, without scheme and port; addresses need not be listed";
+            report.add(&item(here, "allowedHosts", number), format!("{host:?} is no name of a host"), Some(help));
+        }
     }
-    let mut seen = HashMap::new();
-    for (number, endpoint) in spec.endpoints.iter().enumerate() {
-        let steps: Vec<Step> = join(here, "endpoints").into_iter().chain([Step::Item(number)]).collect();
-        let given = [&endpoint.url, &endpoint.dns, &endpoint.file].into_iter().flatten().count();
-        if given != 1 {
-            report.add(&steps, "an endpoint has exactly one of `url`, `dns` and `file`", None);
+    limits(spec, &field(here, "limits"), report);
+    listeners
+}
+
+fn limits(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) {
+    let limits = &spec.limits;
+    for (name, size) in [("body", limits.body), ("bufferedBodies", limits.buffered_bodies), ("header", limits.header)] {
+        if size.bytes() == 0 {
+            report.add(&field(here, name), "0B leaves room for nothing", None);
         }
-        let Some(url) = &endpoint.url else { continue };
-        let authority = url.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
-        let good =
-            authority.is_some_and(|authority| !authority.is_empty() && !authority.contains(['/', '@', '?', '#', ' ']));
-        if !good {
-            report.add(
-                &join(&steps, "url"),
-                format!("{url:?} is no replica's URL"),
-                Some("write http://host:port".to_owned()),
-            );
-        }
-        if let Some(first) = seen.insert(url, number) {
-            report.add(&join(&steps, "url"), format!("endpoints[{first}] is the same replica"), None);
-        }
+    }
+    if limits.body > limits.buffered_bodies && !report.is_refused(&field(here, "bufferedBodies")) {
+        let message = format!("a body of {} never fits into bufferedBodies, {}", limits.body, limits.buffered_bodies);
+        report.add(&field(here, "body"), message, None);
     }
 }
 
-fn model(spec: &ModelSpec, config: &Config, here: &[Step], report: &mut Report<'_>) {
-    for name in std::iter::once(&spec.name).chain(&spec.aliases) {
-        if name.is_empty() || name.len() > 256 || name.chars().any(char::is_control) {
-            let help = "write 1 to 256 bytes without control characters".to_owned();
-            report.add(&join(here, "name"), format!("{name:?} is no model's name"), Some(help));
+fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Report<'_>) {
+    if let Some(Err(error)) = spec.base.as_ref().map(|base| base.parse::<EngineName>()) {
+        report.add(&field(here, "base"), error.to_string(), None);
+    }
+    let mut replicas = HashMap::new();
+    for (number, endpoint) in spec.endpoints.iter().enumerate() {
+        let steps = field(&item(here, "endpoints", number), "url");
+        let url = match endpoint.url.as_deref().unwrap_or_default().parse::<ReplicaUrl>() {
+            Ok(url) => url,
+            Err(error) => {
+                let help = Some("write http://host:port");
+                report.add(&steps, format!("this is no replica's URL: {error}"), help);
+                continue;
+            }
+        };
+        if let Some((listener, _)) = listeners.iter().find(|(_, listener)| url.address().meets(listener)) {
+            report.add(&steps, format!("this is the gateway itself, by {}", dotted(listener)), None);
+        }
+        if let Some(first) = replicas.insert(url, number) {
+            report.add(&steps, format!("endpoints[{first}] is the same replica"), None);
         }
     }
-    if spec.revisions.is_empty() {
-        let help = "write `revisions: [{ name: v1, pool: …, upstream: … }]`".to_owned();
-        report.add(here, "a model has at least one revision", Some(help));
+    report.positive(&field(&field(here, "queue"), "wait"), spec.queue.wait);
+    let timeouts = field(here, "timeouts");
+    report.positive(&field(&timeouts, "connect"), spec.timeouts.connect);
+    report.positive(&field(&timeouts, "firstByte"), spec.timeouts.first_byte);
+    report.positive(&field(&timeouts, "idle"), spec.timeouts.idle);
+}
+
+fn model(spec: &ModelSpec, pools: &Names<'_>, here: &[Step], report: &mut Report<'_>) {
+    let aliases = spec.aliases.iter().enumerate().map(|(number, alias)| (item(here, "aliases", number), alias));
+    for (steps, name) in aliases.chain([(field(here, "name"), &spec.name)]) {
+        if name.len() > MAX_NAME {
+            report.add(&steps, format!("a model's name has at most {MAX_NAME} bytes"), None);
+        }
     }
     let mut names = HashMap::new();
     for (number, revision) in spec.revisions.iter().enumerate() {
-        let steps: Vec<Step> = join(here, "revisions").into_iter().chain([Step::Item(number)]).collect();
-        self::revision(revision, config, &steps, report);
-        if let Some(first) = names.insert(&revision.name, number) {
-            report.add(
-                &join(&steps, "name"),
-                format!("revisions[{first}] has the name {:?} already", revision.name),
-                None,
-            );
-        }
+        let steps = item(here, "revisions", number);
+        self::revision(revision, pools, &steps, report);
+        report.once(&mut names, revision.name.as_str(), field(&steps, "name"));
     }
-    let wanted = spec.traffic.as_ref().and_then(|traffic| traffic.revision.as_ref());
-    if let Some(wanted) = wanted.filter(|wanted| !names.contains_key(wanted)) {
-        let steps = join(&join(here, "traffic"), "revision");
-        report.add(&steps, format!("there is no revision {wanted:?}"), among(names.keys().map(|name| name.as_str())));
+    let revisions = Names { all: report.knows(here, "revisions", spec.revisions.len()), names };
+    let wanted = spec.traffic.as_ref().and_then(|traffic| traffic.revision.as_deref());
+    if let Some(wanted) = wanted.filter(|wanted| revisions.lack(wanted)) {
+        let steps = field(&field(here, "traffic"), "revision");
+        report.add(&steps, format!("there is no revision {wanted:?}"), revisions.offer(wanted).as_deref());
     }
 }
 
-fn revision(revision: &RevisionSpec, config: &Config, here: &[Step], report: &mut Report<'_>) {
-    let visible = |byte: u8| byte.is_ascii_graphic();
-    if revision.name.is_empty() || revision.name.len() > 63 || !revision.name.bytes().all(visible) {
-        report.add(
-            &join(here, "name"),
-            format!("{:?} is no revision's name", revision.name),
-            Some("write 1 to 63 visible ASCII characters".to_owned()),
-        );
+fn revision(revision: &RevisionSpec, pools: &Names<'_>, here: &[Step], report: &mut Report<'_>) {
+    if pools.lack(&revision.pool) {
+        let message = format!("there is no pool {:?}", revision.pool);
+        report.add(&field(here, "pool"), message, pools.offer(&revision.pool).as_deref());
     }
-    if !config.pools.iter().any(|pool| pool.name == revision.pool) {
-        let names = config.pools.iter().map(|pool| pool.name.as_str());
-        report.add(&join(here, "pool"), format!("there is no pool {:?}", revision.pool), among(names));
+    if let Some(Err(error)) = revision.upstream.as_ref().map(|upstream| upstream.parse::<EngineName>()) {
+        report.add(&field(here, "upstream"), error.to_string(), None);
     }
-    match (&revision.adapter, &revision.upstream) {
-        (Some(_), Some(_)) | (None, None) => {
-            report.add(here, "a revision has exactly one of `adapter` and `upstream`", None)
-        }
-        (None, Some(upstream)) => {
-            if let Err(error) = upstream.parse::<EngineName>() {
-                report.add(&join(here, "upstream"), error.to_string(), None);
-            }
-        }
-        (Some(_), None) => {}
-    }
-}
-
-fn among<'a>(names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let names: Vec<&str> = names.collect();
-    (!names.is_empty()).then(|| format!("there are {}", names.join(", ")))
 }

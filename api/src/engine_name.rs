@@ -1,10 +1,13 @@
 //! The name an engine knows a revision's weights by.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
 /// Longest part of a name, as Ollama has it (types/model/name.go, 0.11.4). Unit: bytes.
 const MAX_PART: usize = 80;
+/// What a name without a tag has for one.
+const LATEST: &str = ":latest";
 
 /// A name as Ollama reads it, `[[host/]namespace/]model[:tag]`, in its canonical form: lower case, `latest` left out.
 ///
@@ -39,9 +42,17 @@ impl FromStr for EngineName {
         if !part(model, true) || !part(tag, true) || !namespace || !host {
             return Err(invalid());
         }
-        let canonical = text.to_ascii_lowercase();
-        Ok(Self(canonical.strip_suffix(":latest").unwrap_or(&canonical).to_owned()))
+        Ok(Self(canonical(text).into_owned()))
     }
+}
+
+/// A model's name as names are compared: Ollama folds case and reads a bare name as `:latest`.
+pub fn canonical(name: &str) -> Cow<'_, str> {
+    let bare = match name.len().checked_sub(LATEST.len()).and_then(|at| name.split_at_checked(at)) {
+        Some((bare, tag)) if tag.eq_ignore_ascii_case(LATEST) => bare,
+        _ => name,
+    };
+    if bare.bytes().any(|byte| byte.is_ascii_uppercase()) { bare.to_ascii_lowercase().into() } else { bare.into() }
 }
 
 fn part(text: &str, dots: bool) -> bool {

@@ -16,7 +16,7 @@ pub struct GatewaySpec {
     pub ops: String,
     /// Where the gateway is told what to do and asked about itself.
     pub admin: AdminSpec,
-    /// Who may ask: a file of keys, or the word `none`.
+    /// Who may ask: the word `none`, or a file of keys (not yet).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
     /// Host headers that are answered, beside addresses and localhost, while there are no keys. Others get a 403, so
@@ -70,7 +70,7 @@ impl Default for AdminSpec {
 
 /// Who may ask.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 pub enum Auth {
     /// Anybody who reaches the port.
     None(NoAuth),
@@ -109,6 +109,7 @@ pub struct LimitsSpec {
     /// All bodies in memory together; what comes beyond gets a 503 that may be retried.
     pub buffered_bodies: ByteSize,
     /// Connections that are open at once; others are closed. Unit: connections.
+    #[schemars(range(min = 1))]
     pub connections: u32,
     /// Largest head of a request: its line and all headers.
     pub header: ByteSize,

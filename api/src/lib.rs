@@ -1,5 +1,6 @@
 //! What the parts of tutti agree on: specs, names, shapes; no I/O.
 
+mod address;
 mod check;
 mod config;
 #[cfg(all(test, feature = "kube"))]
@@ -8,20 +9,25 @@ mod engine_name;
 mod gateway;
 mod load;
 mod model;
+mod overrides;
 mod pool;
 mod problem;
 mod reference;
+mod schema;
+mod shape;
 mod traffic;
 mod units;
 mod yaml;
 
+pub use address::{Address, InvalidAddress, ReplicaUrl};
 pub use config::Config;
-pub use engine_name::{EngineName, InvalidName};
+pub use engine_name::{EngineName, InvalidName, canonical};
 pub use gateway::{AdminSpec, Auth, GatewaySpec, LimitsSpec, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec};
-pub use load::{ENV_PREFIX, load, search_path};
+pub use load::{load, search_path};
 #[cfg(feature = "kube")]
 pub use model::Model;
 pub use model::{ModelSpec, RevisionSpec, SloSpec};
+pub use overrides::ENV_PREFIX;
 #[cfg(feature = "kube")]
 pub use pool::Pool;
 pub use pool::{
@@ -29,6 +35,7 @@ pub use pool::{
     QueueSpec, RetriesSpec, RunnerSpec, ScaleSpec, Slots, Strategy, TimeoutsSpec,
 };
 pub use problem::Problem;
-pub use reference::{json_schema, reference_markdown};
+pub use reference::reference_markdown;
+pub use schema::json_schema;
 pub use traffic::{AnalysisSpec, BlueGreenSpec, CanarySpec, CanaryStep, Pause, StickySpec, StrategySpec, TrafficSpec};
 pub use units::{ByteSize, HumanDuration, InvalidUnit, Share};

@@ -302,7 +302,7 @@ macro_rules! word_or_duration {
             fn json_schema(_: &mut SchemaGenerator) -> Schema {
                 json_schema!({
                     "type": "string",
-                    "pattern": concat!("^(", $word, "|[0-9]+(ms|s|m|h))$"),
+                    "pattern": HumanDuration::pattern_or(concat!($word, "|")),
                     "x-form": concat!("`", $word, "`, or a duration such as 30s"),
                 })
             }

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+/// Most that is shown of a line, a message or a name. Unit: characters.
+const MAX_SHOWN: usize = 400;
+/// What is shown of a line before the place. Unit: characters.
+const BEFORE: usize = 200;
+/// Most names that are offered. Unit: names.
+const MAX_NAMES: usize = 20;
+
 /// Where something stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -9,6 +16,8 @@ pub(crate) enum Place {
     File { line: usize, column: usize },
     /// In this environment variable.
     Env(String),
+    /// In the whole.
+    Whole,
 }
 
 /// One thing that is wrong, for a person to mend.
@@ -23,8 +32,8 @@ pub struct Problem {
     pub help: Option<String>,
     /// The name of the file.
     pub(crate) file: String,
-    /// The line it stands in, to show.
-    pub(crate) source: Option<String>,
+    /// The line it stands in, to show, and the column of the place in it.
+    pub(crate) source: Option<(String, usize)>,
 }
 
 impl Problem {
@@ -44,22 +53,61 @@ impl Problem {
         }
     }
 
-    /// Line and column, from 1; `None` where it stands in the environment.
+    /// Line and column, from 1; `None` where it does not stand in the file.
     pub fn line_column(&self) -> Option<(usize, usize)> {
         match self.place {
             Place::File { line, column } => Some((line, column)),
-            Place::Env(_) => None,
+            Place::Env(_) | Place::Whole => None,
         }
     }
 
-    /// Names the file, and keeps the line to show.
+    /// Names the file, keeps the line to show, and makes everything fit for a terminal.
     pub(crate) fn shown_in(mut self, file: &str, text: &str) -> Self {
         file.clone_into(&mut self.file);
-        if let Place::File { line, .. } = self.place {
-            self.source = text.lines().nth(line - 1).map(str::to_owned);
+        if let Place::File { line, column } = self.place {
+            // A line with an `@` may hold a password.
+            let source = text.lines().nth(line - 1).filter(|source| !source.contains('@'));
+            let skipped = column.saturating_sub(BEFORE);
+            self.source = source.map(|source| (printable(source, skipped), column - skipped));
         }
+        self.path = printable(&self.path, 0);
+        self.message = printable(&self.message, 0);
+        self.help = self.help.map(|help| printable(&help, 0));
         self
     }
+}
+
+/// What a terminal can take: no control characters, no end of characters.
+fn printable(text: &str, skipped: usize) -> String {
+    let shown = |char: char| match char {
+        '\t' => ' ',
+        char if char.is_control() => char::REPLACEMENT_CHARACTER,
+        char => char,
+    };
+    let mut rest = text.chars().skip(skipped).map(shown);
+    let mut text: String = rest.by_ref().take(MAX_SHOWN).collect();
+    if rest.next().is_some() {
+        text.push('…');
+    }
+    text
+}
+
+/// The known name that was most likely meant.
+pub(crate) fn meant<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let scored = known.into_iter().map(|known| (strsim::jaro_winkler(known, name), known));
+    let (score, best) = scored.max_by(|(a, _), (b, _)| a.total_cmp(b))?;
+    (score > 0.75).then_some(best)
+}
+
+/// Offers the known name that was most likely meant; else all of them.
+pub(crate) fn offer<'k>(name: &str, known: impl IntoIterator<Item = &'k str> + Clone) -> Option<String> {
+    if let Some(meant) = meant(name, known.clone()) {
+        return Some(format!("did you mean `{meant}`?"));
+    }
+    let mut known = known.into_iter();
+    let names: Vec<&str> = known.by_ref().take(MAX_NAMES).collect();
+    let more = if known.next().is_some() { ", …" } else { "" };
+    (!names.is_empty()).then(|| format!("there are {}{more}", names.join(", ")))
 }
 
 impl fmt::Display for Problem {
@@ -68,6 +116,7 @@ impl fmt::Display for Problem {
         match &self.place {
             Place::File { line, column } => write!(f, "{}:{line}:{column}: ", self.file)?,
             Place::Env(name) => write!(f, "environment variable {name}: ")?,
+            Place::Whole => write!(f, "{}: ", self.file)?,
         }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
@@ -76,7 +125,7 @@ impl fmt::Display for Problem {
         if let Some(help) = &self.help {
             write!(f, "; {help}")?;
         }
-        if let (Place::File { line, column }, Some(source)) = (&self.place, &self.source) {
+        if let (Place::File { line, .. }, Some((source, column))) = (&self.place, &self.source) {
             write!(f, "\n{line:>5} | {source}\n      | {:>column$}", "^")?;
         }
         Ok(())

@@ -1,10 +1,10 @@
-//! The configuration described: as a JSON schema for editors, as a page for people.
+//! The configuration described for people.
 
 use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::Config;
+use crate::schema::{ABOUT, MARK, described, holds};
 
 /// A configuration with most of what there is, for the page.
 pub(crate) const EXAMPLE: &str = "\
@@ -34,101 +34,86 @@ models:
     traffic: { revision: base }
 ";
 
-/// The JSON schema of `tutti.yaml` (draft 2020-12).
-pub fn json_schema() -> Value {
-    schemars::schema_for!(Config).to_value()
-}
-
 /// `docs/reference/config.md`, from the schema.
 pub fn reference_markdown() -> String {
-    let schema = json_schema();
     let mut page = String::from(
         "# Configuration\n\n\
          tutti reads `--config FILE`, or the file that `TUTTI_CONFIG` names, or `./tutti.yaml`, or `tutti/tutti.yaml` in the\n\
          user's configuration folder. Without a file it serves every model of the Ollama on this machine. A changed file is\n\
          taken up without a restart; a broken one is refused and changes nothing. `tutti check` says everything that is wrong\n\
          with a file; `tutti schema` prints its JSON schema. An environment variable overrides a field: `TUTTI__GATEWAY__LISTEN`\n\
-         is `gateway.listen`, `TUTTI__POOLS__0__SLOTS` is `pools[0].slots`. Fields that are described here and not done by this\n\
-         version are refused by name.\n\nThis page is generated from the types in `api/src`.\n\n```yaml\n",
+         is `gateway.listen`, `TUTTI__POOLS__0__SLOTS` is `pools[0].slots`. Fields marked *Not yet* are\n\
+         refused by name: this version does not do what they say.\n\nThis page is generated from the types in `api/src`.\n\n```yaml\n",
     );
     page.push_str(EXAMPLE);
     page.push_str("```\n");
-    section(&mut page, &schema, &schema, "");
+    section(&mut page, described(), "");
     page
 }
 
 /// A table of an object's fields, then a section for each field that is an object itself.
-fn section(page: &mut String, root: &Value, object: &Value, path: &str) {
+fn section(page: &mut String, object: &Value, path: &str) {
     let Some(fields) = object["properties"].as_object() else { return };
     if !path.is_empty() {
-        let about = text(object);
+        let about = marked(object, object.get(ABOUT).unwrap_or(&object["description"]));
         let _ =
             write!(page, "\n## `{path}`\n{}", if about.is_empty() { String::new() } else { format!("\n{about}\n") });
     }
     page.push_str("\n| field | form | default | meaning |\n|---|---|---|---|\n");
     for (name, field) in fields {
-        let target = resolved(root, field);
-        let about = Some(text(field)).filter(|about| !about.is_empty()).unwrap_or_else(|| text(target));
         let default = field.get("default").filter(|default| !default.is_object() && !default.is_null());
-        let default = default.map(|default| format!("`{}`", default.to_string().trim_matches('"'))).unwrap_or_default();
-        let _ = writeln!(page, "| `{name}` | {} | {default} | {about} |", form(root, field).replace('|', "\\|"));
+        let default = match default {
+            Some(default) => format!("`{}`", default.to_string().trim_matches('"')),
+            None if holds(&object["required"], name) => "required".to_owned(),
+            None => String::new(),
+        };
+        let _ = writeln!(
+            page,
+            "| `{name}` | {} | {default} | {} |",
+            form(field).replace('|', "\\|"),
+            marked(field, &field["description"])
+        );
     }
     for (name, field) in fields {
-        let target = resolved(root, field);
         let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        if target["type"] == "array" {
-            section(page, root, resolved(root, &target["items"]), &format!("{below}[]"));
-        } else {
-            section(page, root, target, &below);
+        match field.get("items") {
+            Some(item) => section(page, item, &format!("{below}[]")),
+            None => section(page, field, &below),
         }
     }
 }
 
-fn text(schema: &Value) -> String {
-    schema["description"].as_str().unwrap_or_default().replace('\n', " ")
+/// What is said of a schema, and whether it is done yet.
+fn marked(schema: &Value, about: &Value) -> String {
+    let about = about.as_str().unwrap_or_default().replace('\n', " ");
+    match &schema[MARK] {
+        Value::Null => about,
+        Value::String(only) => format!("*Not yet: only `{only}`.* {about}"),
+        _ => format!("*Not yet.* {about}"),
+    }
 }
 
-/// What is written for a field.
-fn form(root: &Value, field: &Value) -> String {
-    let target = resolved(root, field);
-    if let Some(form) = target["x-form"].as_str() {
+/// What is written for a field, as far as this version takes it; empty where it takes nothing.
+pub(crate) fn form(schema: &Value) -> String {
+    if let Some(form) = schema["x-form"].as_str() {
         return form.to_owned();
     }
-    let words = |of: &Value| of["const"].as_str().map(|word| format!("`{word}`"));
-    for list in ["oneOf", "anyOf"] {
-        if let Some(variants) = target[list].as_array() {
-            let forms: Vec<String> =
-                variants.iter().map(|variant| words(variant).unwrap_or_else(|| form(root, variant))).collect();
-            return forms.join(" or ");
+    if let Some(variants) = schema["anyOf"].as_array().or_else(|| schema["oneOf"].as_array()) {
+        return variants.iter().map(form).filter(|form| !form.is_empty()).collect::<Vec<_>>().join(" or ");
+    }
+    if let Some(word) = schema["const"].as_str() {
+        return format!("`{word}`");
+    }
+    match schema["type"].as_str() {
+        Some("array") => format!("a list of: {}", form(&schema["items"])),
+        Some("object") => {
+            let fields = schema["properties"].as_object().into_iter().flatten();
+            let done = fields.filter(|(_, field)| field[MARK] != true).map(|(name, _)| name.as_str());
+            let done: Vec<&str> = done.collect();
+            if done.is_empty() { String::new() } else { format!("{{ {} }}", done.join(", ")) }
         }
-    }
-    if let Some(all) = target["enum"].as_array() {
-        return all.iter().filter_map(Value::as_str).map(|word| format!("`{word}`")).collect::<Vec<_>>().join(" or ");
-    }
-    let kind = match &target["type"] {
-        Value::Array(kinds) => kinds.iter().find_map(|kind| kind.as_str().filter(|kind| *kind != "null")),
-        kind => kind.as_str(),
-    };
-    match kind {
-        Some("array") => format!("a list of: {}", form(root, &target["items"])),
-        Some("object") => match target["properties"].as_object() {
-            Some(fields) => format!("{{ {} }}", fields.keys().cloned().collect::<Vec<_>>().join(", ")),
-            None => "an object".to_owned(),
-        },
-        Some("integer") => "a whole number".to_owned(),
-        Some("number") => "a number".to_owned(),
+        Some("integer") => format!("a whole number from {} to {}", schema["minimum"], schema["maximum"]),
         Some("boolean") => "`true` or `false`".to_owned(),
         _ => "text".to_owned(),
-    }
-}
-
-/// The schema behind a reference or an optional value.
-fn resolved<'s>(root: &'s Value, schema: &'s Value) -> &'s Value {
-    if let Some(reference) = schema["$ref"].as_str() {
-        return resolved(root, root.pointer(reference.trim_start_matches('#')).unwrap_or(&Value::Null));
-    }
-    match schema["anyOf"].as_array().map(Vec::as_slice) {
-        Some([some, null]) if null["type"] == "null" => resolved(root, some),
-        _ => schema,
     }
 }

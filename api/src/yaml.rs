@@ -3,6 +3,8 @@
 //! What a configuration needs and no more: one document, no anchors, aliases or tags (a small file could stand for a
 //! huge one), no key twice; scalars by the core schema of YAML 1.2.2, chapter 10.3.
 
+use std::collections::HashSet;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Span};
 use serde_json::Value;
 
@@ -22,6 +24,8 @@ pub(crate) struct Node {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Kind {
+    /// What cannot be taken; why has been said.
+    Refused,
     Scalar(Value),
     List(Vec<Node>),
     Map(Vec<Field>),
@@ -35,22 +39,13 @@ pub(crate) struct Field {
 }
 
 /// A step from a value to one in it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Step {
     Field(String),
     Item(usize),
 }
 
 impl Node {
-    /// The value without its places.
-    pub(crate) fn value(&self) -> Value {
-        match &self.kind {
-            Kind::Scalar(value) => value.clone(),
-            Kind::List(items) => items.iter().map(Node::value).collect(),
-            Kind::Map(fields) => fields.iter().map(|field| (field.name.clone(), field.value.value())).collect(),
-        }
-    }
-
     /// The value at the end of the steps, or the last one on the way there that is.
     pub(crate) fn nearest(&self, steps: &[Step]) -> &Node {
         match steps.split_first().and_then(|(step, rest)| Some((self.child(step)?, rest))) {
@@ -59,7 +54,7 @@ impl Node {
         }
     }
 
-    pub(crate) fn child(&self, step: &Step) -> Option<&Node> {
+    fn child(&self, step: &Step) -> Option<&Node> {
         match (step, &self.kind) {
             (Step::Field(name), Kind::Map(fields)) => Some(&fields.iter().find(|field| field.name == *name)?.value),
             (Step::Item(at), Kind::List(items)) => items.get(*at),
@@ -67,40 +62,8 @@ impl Node {
         }
     }
 
-    /// Where a field's name stands.
-    pub(crate) fn field(&self, name: &str) -> Option<&Field> {
-        match &self.kind {
-            Kind::Map(fields) => fields.iter().find(|field| field.name == name),
-            _ => None,
-        }
-    }
-
-    /// Takes out the value at the end of the steps; false where there is none.
-    pub(crate) fn remove(&mut self, steps: &[Step]) -> bool {
-        let Some((step, rest)) = steps.split_first() else { return false };
-        match (step, &mut self.kind) {
-            (Step::Field(name), Kind::Map(fields)) => {
-                let Some(at) = fields.iter().position(|field| field.name == *name) else { return false };
-                if rest.is_empty() {
-                    fields.remove(at);
-                    return true;
-                }
-                fields[at].value.remove(rest)
-            }
-            // A list's item stays: others are known by their numbers. Nothing in it is left to be wrong.
-            (Step::Item(at), Kind::List(items)) if rest.is_empty() => {
-                let Some(item) = items.get_mut(*at) else { return false };
-                let empty = Kind::Map(Vec::new());
-                let changed = item.kind != empty;
-                item.kind = empty;
-                changed
-            }
-            (Step::Item(at), Kind::List(items)) => items.get_mut(*at).is_some_and(|item| item.remove(rest)),
-            _ => false,
-        }
-    }
-
     /// Puts a value at the end of the steps, making what is missing on the way; false where something else stands there.
+    /// An empty field is one that is missing.
     pub(crate) fn put(&mut self, steps: &[Step], node: Node) -> bool {
         let Some((step, rest)) = steps.split_first() else {
             *self = node;
@@ -111,6 +74,9 @@ impl Node {
             place: place.clone(),
             kind: if matches!(step, Some(Step::Item(_))) { Kind::List(Vec::new()) } else { Kind::Map(Vec::new()) },
         };
+        if self.kind == Kind::Scalar(Value::Null) {
+            *self = empty(Some(step));
+        }
         match (step, &mut self.kind) {
             (Step::Field(name), Kind::Map(fields)) => {
                 let at = fields.iter().position(|field| field.name == *name).unwrap_or_else(|| {
@@ -130,34 +96,53 @@ impl Node {
     }
 }
 
-/// Reads a text; an empty one is an empty map. `place` overrides the places, for text that stands in no file.
-pub(crate) fn parse(text: &str, place: Option<&Place>) -> Result<Node, Problem> {
-    let start = place.cloned().unwrap_or(Place::File { line: 1, column: 1 });
-    if text.len() > MAX_TEXT {
-        return Err(Problem::new(&start, "", format!("the configuration is larger than {MAX_TEXT} bytes"), None));
-    }
-    let mut reader = Reader { parser: Parser::new_from_str(text), place };
-    let mut document = None;
-    loop {
-        match reader.next()? {
-            (Event::StreamEnd, _) => break,
-            (Event::DocumentStart(_), at) if document.is_some() => {
-                return Err(Problem::new(&at, "", "a second document: the configuration is one", None));
-            }
-            (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, _) => {}
-            (event, at) => document = Some(reader.node(event, at, 0)?),
+/// Reads a text; an empty one is null. `place` overrides the places, for text that stands in no file. `None` where the
+/// rest of the text cannot be understood.
+pub(crate) fn parse(text: &str, place: Option<&Place>, problems: &mut Vec<Problem>) -> Option<Node> {
+    let mut reader = Reader { parser: Parser::new_from_str(text), place, problems };
+    reader.document(text.len()).map_err(|problem| problems.push(problem)).ok()
+}
+
+/// The path of a value as a person writes it: `pools[0].queue.size`.
+pub(crate) fn dotted(steps: &[Step]) -> String {
+    let mut path = String::new();
+    for step in steps {
+        match step {
+            Step::Field(name) if path.is_empty() => path.push_str(name),
+            Step::Field(name) => path.push_str(&format!(".{name}")),
+            Step::Item(at) => path.push_str(&format!("[{at}]")),
         }
     }
-    let empty = Node { place: start, kind: Kind::Map(Vec::new()) };
-    Ok(document.filter(|node| node.kind != Kind::Scalar(Value::Null)).unwrap_or(empty))
+    path
 }
 
-struct Reader<'t> {
+struct Reader<'t, 'p> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
-    place: Option<&'t Place>,
+    place: Option<&'p Place>,
+    /// What does not keep the rest from being read.
+    problems: &'p mut Vec<Problem>,
 }
 
-impl<'t> Reader<'t> {
+impl<'t> Reader<'t, '_> {
+    fn document(&mut self, bytes: usize) -> Result<Node, Problem> {
+        let start = self.place.cloned().unwrap_or(Place::File { line: 1, column: 1 });
+        if bytes > MAX_TEXT {
+            return Err(Problem::new(&start, "", format!("the configuration is larger than {MAX_TEXT} bytes"), None));
+        }
+        let mut document = None;
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => break,
+                (Event::DocumentStart(_), at) if document.is_some() => {
+                    return Err(Problem::new(&at, "", "a second document: the configuration is one", None));
+                }
+                (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, _) => {}
+                (event, at) => document = Some(self.node(event, at, 0)?),
+            }
+        }
+        Ok(document.unwrap_or(Node { place: start, kind: Kind::Scalar(Value::Null) }))
+    }
+
     fn next(&mut self) -> Result<(Event<'t>, Place), Problem> {
         match self.parser.next_event() {
             None => Ok((Event::StreamEnd, Place::File { line: 1, column: 1 })),
@@ -176,27 +161,32 @@ impl<'t> Reader<'t> {
     }
 
     fn node(&mut self, event: Event<'t>, place: Place, depth: usize) -> Result<Node, Problem> {
-        let refused = |what: &str| Err(Problem::new(&place, "", what, None));
         if depth > MAX_DEPTH {
-            return refused("nested too deeply");
+            return Err(Problem::new(&place, "", "nested too deeply", None));
         }
-        let kind = match event {
+        let refused = match &event {
             Event::Scalar(_, _, _, Some(_)) | Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
-                return refused("tags (`!…`) are not taken");
+                Some("tags (`!…`) are not taken")
             }
-            Event::Alias(_) => return refused("aliases (`*…`) are not taken: write the value again"),
+            Event::Alias(_) => Some("aliases (`*…`) are not taken: write the value again"),
             Event::Scalar(_, _, anchor, _) | Event::SequenceStart(anchor, _) | Event::MappingStart(anchor, _)
-                if anchor > 0 =>
+                if *anchor > 0 =>
             {
-                return refused("anchors (`&…`) are not taken");
+                Some("anchors (`&…`) are not taken")
             }
+            _ => None,
+        };
+        let kind = match event {
             Event::Scalar(text, ScalarStyle::Plain, ..) => Kind::Scalar(plain(&text)),
             Event::Scalar(text, ..) => Kind::Scalar(Value::from(text.into_owned())),
             Event::SequenceStart(..) => self.list(depth)?,
             Event::MappingStart(..) => self.map(depth)?,
-            _ => return refused("something is missing here"),
+            Event::Alias(_) => Kind::Refused,
+            _ => return Err(Problem::new(&place, "", "something is missing here", None)),
         };
-        Ok(Node { place, kind })
+        let Some(why) = refused else { return Ok(Node { place, kind }) };
+        self.problems.push(Problem::new(&place, "", why, None));
+        Ok(Node { place, kind: Kind::Refused })
     }
 
     fn list(&mut self, depth: usize) -> Result<Kind, Problem> {
@@ -211,6 +201,7 @@ impl<'t> Reader<'t> {
 
     fn map(&mut self, depth: usize) -> Result<Kind, Problem> {
         let mut fields: Vec<Field> = Vec::new();
+        let mut names = HashSet::new();
         loop {
             let (event, place) = self.next()?;
             let name = match event {
@@ -218,12 +209,13 @@ impl<'t> Reader<'t> {
                 Event::Scalar(name, _, 0, None) => name.into_owned(),
                 _ => return Err(Problem::new(&place, "", "a field's name is a plain word", None)),
             };
-            if fields.iter().any(|field| field.name == name) {
-                return Err(Problem::new(&place, name, "this field stands twice", None));
-            }
             let (event, at) = self.next()?;
             let value = self.node(event, at, depth + 1)?;
-            fields.push(Field { name, place, value });
+            if names.insert(name.clone()) {
+                fields.push(Field { name, place, value });
+            } else {
+                self.problems.push(Problem::new(&place, name, "this field stands twice", None));
+            }
         }
     }
 }

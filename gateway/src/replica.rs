@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
-use http::uri::Authority;
+use tutti_api::ReplicaUrl;
 
 use crate::schedule::Slots;
 
@@ -15,7 +15,7 @@ use crate::schedule::Slots;
 pub struct Replica {
     /// Tells replicas of this process apart; connections are kept by it.
     pub id: u64,
-    /// The endpoint's URL as it was written.
+    /// The endpoint's URL, in its one form.
     pub url: Box<str>,
     /// What goes into the Host header: the replica's own authority (an Ollama refuses others).
     pub authority: HeaderValue,
@@ -38,20 +38,18 @@ impl Replica {
     /// Why the URL leads nowhere.
     pub fn new(url: &str) -> Result<Arc<Self>, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let rest =
-            url.strip_prefix("http://").ok_or_else(|| format!("{url}: an endpoint's URL begins with http://"))?;
-        let rest = rest.strip_suffix('/').unwrap_or(rest);
-        let authority: Authority = rest.parse().map_err(|error| format!("{url}: {error}"))?;
+        let url: ReplicaUrl = url.parse().map_err(|error| format!("an endpoint's URL is none: {error}"))?;
+        let shown = url.to_string();
         let mut hash = DefaultHasher::new();
-        url.hash(&mut hash);
-        let text = |value: &str| HeaderValue::from_str(value).map_err(|error| format!("{url}: {error}"));
+        shown.hash(&mut hash);
+        let text = |value: String| HeaderValue::try_from(value).map_err(|error| format!("{shown}: {error}"));
         Ok(Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
-            url: url.into(),
-            authority: text(authority.as_str())?,
-            host: authority.host().trim_matches(['[', ']']).into(),
-            port: authority.port_u16().unwrap_or(80),
-            opaque: text(&format!("{:08x}", hash.finish() >> 32))?,
+            authority: text(url.address().to_string())?,
+            host: url.host().into(),
+            port: url.port(),
+            opaque: text(format!("{:08x}", hash.finish() >> 32))?,
+            url: shown.into(),
             suspect: AtomicBool::new(false),
             version: Mutex::default(),
             slots: Mutex::default(),

@@ -1,12 +1,11 @@
 //! Which name leads where: immutable, built whole from specs, endpoints and what the replicas have, swapped whole.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tutti_api::{Config, Expose, PoolSpec};
+use tutti_api::{Config, Expose, PoolSpec, canonical};
 
 use crate::registry::Registry;
 use crate::replica::Replica;
@@ -85,21 +84,6 @@ pub struct Table {
     routes: HashMap<Box<str>, Arc<Route>>,
     /// The names to list, in order: each model once, under its own name.
     listed: Vec<Arc<Route>>,
-}
-
-/// A model name as names are compared: Ollama folds case and reads a bare name as `:latest`.
-pub fn canonical(name: &str) -> Cow<'_, str> {
-    let lower: Cow<'_, str> =
-        if name.bytes().any(|byte| byte.is_ascii_uppercase()) { name.to_ascii_lowercase().into() } else { name.into() };
-    match lower {
-        Cow::Borrowed(name) => name.strip_suffix(":latest").unwrap_or(name).into(),
-        Cow::Owned(mut name) => {
-            if name.ends_with(":latest") {
-                name.truncate(name.len() - ":latest".len());
-            }
-            name.into()
-        }
-    }
 }
 
 impl Table {

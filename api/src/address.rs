@@ -1,0 +1,235 @@
+//! Where something listens, and where a replica is.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
+
+/// `host:port`. Two that are written differently and mean the same are equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Address {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Host {
+    Ip(IpAddr),
+    /// A DNS name, in lower case.
+    Name(String),
+}
+
+/// Why a text is no address. It does not say the text: that may hold a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidAddress(&'static str);
+
+impl Address {
+    /// Whether only this machine reaches it. A name other than localhost may mean anything, later if not now.
+    pub fn is_loopback(&self) -> bool {
+        match &self.host {
+            Host::Ip(ip) => ip.to_canonical().is_loopback(),
+            Host::Name(name) => name == "localhost",
+        }
+    }
+
+    /// Whether who connects here meets who listens on `listener`. Port 0 is another one for each.
+    pub fn meets(&self, listener: &Address) -> bool {
+        let any = |address: &Address| matches!(address.host, Host::Ip(ip) if ip.is_unspecified());
+        let usual = |address: &Address| match &address.host {
+            Host::Ip(ip) => *ip == Ipv4Addr::LOCALHOST || *ip == Ipv6Addr::LOCALHOST,
+            Host::Name(name) => name == "localhost",
+        };
+        let named = matches!(self.host, Host::Name(_)) || matches!(listener.host, Host::Name(_));
+        self.port != 0
+            && self.port == listener.port
+            && (self.host == listener.host
+                || (any(listener) && (self.is_loopback() || any(self)))
+                || (any(self) && listener.is_loopback())
+                || (named && usual(self) && usual(listener)))
+    }
+}
+
+impl FromStr for Address {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let (host, port) = text.rsplit_once(':').ok_or(InvalidAddress("the port is missing"))?;
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        let port = port.parse().ok().filter(|_| digits).ok_or(InvalidAddress("a port is a number up to 65535"))?;
+        let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let host = match v6 {
+            Some(v6) => v6.parse::<Ipv6Addr>().ok().map(|ip| Host::Ip(ip.into())),
+            None => match host.parse::<Ipv4Addr>() {
+                Ok(ip) => Some(Host::Ip(ip.into())),
+                Err(_) => is_name(host).then(|| Host::Name(host.to_ascii_lowercase())),
+            },
+        };
+        let host = host.ok_or(InvalidAddress("a host is a name, an IPv4 address, or an IPv6 address in brackets"))?;
+        Ok(Self { host, port })
+    }
+}
+
+/// Whether a text is a DNS name (RFC 1123, section 2.1; `_`, for there are such), and no failed IPv4 address.
+pub(crate) fn is_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        (1..=63).contains(&label.len()) && label.bytes().all(good) && !label.starts_with('-') && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(IpAddr::V6(ip)) => write!(f, "[{ip}]:{}", self.port),
+            Host::Ip(IpAddr::V4(ip)) => write!(f, "{ip}:{}", self.port),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// Where a replica is: `http://host:port`, in one form whatever was written.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ReplicaUrl(Address);
+
+impl ReplicaUrl {
+    /// `host:port`, as a Host header has it.
+    pub fn address(&self) -> &Address {
+        &self.0
+    }
+
+    /// Where to connect: a name or an address, that one without brackets.
+    pub fn host(&self) -> String {
+        match &self.0.host {
+            Host::Ip(ip) => ip.to_string(),
+            Host::Name(name) => name.clone(),
+        }
+    }
+
+    /// Where to connect.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+}
+
+impl FromStr for ReplicaUrl {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let rest = text.strip_prefix("http://").ok_or(InvalidAddress("it begins with http://"))?;
+        if rest.contains('@') {
+            return Err(InvalidAddress("there is no user and no password in it"));
+        }
+        let rest = rest.strip_suffix('/').unwrap_or(rest);
+        if rest.contains(['/', '?', '#']) {
+            return Err(InvalidAddress("it ends with the port"));
+        }
+        let address: Address = rest.parse()?;
+        if address.port == 0 {
+            return Err(InvalidAddress("nobody listens on port 0"));
+        }
+        Ok(Self(address))
+    }
+}
+
+impl fmt::Display for ReplicaUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "http://{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for (written, meant) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::0001]:80", "[::1]:80"),
+            ("Ollama_1.svc.:0", "ollama_1.svc.:0"),
+            ("localhost:65535", "localhost:65535"),
+        ] {
+            assert_eq!(written.parse::<Address>().map(|address| address.to_string()), Ok(meant.to_owned()));
+        }
+        for wrong in [
+            "",
+            ":80",
+            "h",
+            "h:",
+            "h:-1",
+            "h:+1",
+            "h:65536",
+            "::1",
+            "::1:80",
+            "[127.0.0.1]:80",
+            "[::1",
+            "*:80",
+            "a b:80",
+            "a:b:80",
+            "風:80",
+            "h%20x:1",
+            "-h:1",
+            "a..b:1",
+            "999.1.1.1:1",
+            "http://h:1",
+        ] {
+            assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_replicas_url_has_one_form() {
+        for (written, meant) in [
+            ("http://H:1", "http://h:1"),
+            ("http://h:1/", "http://h:1"),
+            ("http://h:01", "http://h:1"),
+            ("http://[::0001]:80", "http://[::1]:80"),
+        ] {
+            assert_eq!(written.parse::<ReplicaUrl>().map(|url| url.to_string()), Ok(meant.to_owned()));
+        }
+        for wrong in [
+            "http://h",
+            "http://:80",
+            "http://127.0.0.1:",
+            "http://127.0.0.1:99999",
+            "http://h:0",
+            "http://h:1/v1",
+            "http://h:1?",
+            "http://[::1",
+            "https://h:1",
+            "h:1",
+        ] {
+            assert!(wrong.parse::<ReplicaUrl>().is_err(), "{wrong}");
+        }
+        let refused = "http://u:secretpw@h:1".parse::<ReplicaUrl>().unwrap_err();
+        assert!(!refused.to_string().contains("secretpw"));
+    }
+
+    #[test]
+    fn who_listens_is_known_by_every_name() {
+        let meets = |to: &str, listener: &str| to.parse::<Address>().unwrap().meets(&listener.parse().unwrap());
+        for (to, listener) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("127.0.0.1:1", "localhost:1"),
+            ("127.0.0.2:1", "0.0.0.0:1"),
+            ("0.0.0.0:1", "127.0.0.1:1"),
+            ("[::1]:1", "[::]:1"),
+            ("gate.bank:1", "gate.bank:1"),
+        ] {
+            assert!(meets(to, listener), "{to} {listener}");
+        }
+        for (to, listener) in [
+            ("127.0.0.1:1", "127.0.0.1:2"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("127.0.0.2:1", "127.0.0.1:1"),
+            ("[::1]:1", "127.0.0.1:1"),
+            ("10.0.0.7:1", "0.0.0.0:1"),
+        ] {
+            assert!(!meets(to, listener), "{to} {listener}");
+        }
+    }
+}
