@@ -27,7 +27,7 @@ impl Address {
     /// Whether only this machine reaches it. A name other than localhost may mean anything, later if not now.
     pub fn is_loopback(&self) -> bool {
         match &self.host {
-            Host::Ip(ip) => ip.to_canonical().is_loopback(),
+            Host::Ip(ip) => ip.is_loopback(),
             Host::Name(name) => name == "localhost",
         }
     }
@@ -55,16 +55,18 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
         let (host, port) = text.rsplit_once(':').ok_or(InvalidAddress("the port is missing"))?;
         let digits = port.bytes().all(|byte| byte.is_ascii_digit());
-        let port = port.parse().ok().filter(|_| digits).ok_or(InvalidAddress("a port is a number up to 65535"))?;
+        let port = port.parse().ok().filter(|_| digits).ok_or(InvalidAddress("the port is no number up to 65535"))?;
         let v6 = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let host = match v6 {
-            Some(v6) => v6.parse::<Ipv6Addr>().ok().map(|ip| Host::Ip(ip.into())),
+            Some(v6) => v6.parse::<Ipv6Addr>().ok().map(|ip| Host::Ip(IpAddr::from(ip).to_canonical())),
             None => match host.parse::<Ipv4Addr>() {
                 Ok(ip) => Some(Host::Ip(ip.into())),
                 Err(_) => is_name(host).then(|| Host::Name(host.to_ascii_lowercase())),
             },
         };
-        let host = host.ok_or(InvalidAddress("a host is a name, an IPv4 address, or an IPv6 address in brackets"))?;
+        let host = host.ok_or(InvalidAddress(
+            "the host is neither a name, nor an IPv4 address, nor an IPv6 address in brackets",
+        ))?;
         Ok(Self { host, port })
     }
 }
@@ -118,13 +120,13 @@ impl FromStr for ReplicaUrl {
     type Err = InvalidAddress;
 
     fn from_str(text: &str) -> Result<Self, InvalidAddress> {
-        let rest = text.strip_prefix("http://").ok_or(InvalidAddress("it begins with http://"))?;
+        let rest = text.strip_prefix("http://").ok_or(InvalidAddress("it does not begin with http://"))?;
         if rest.contains('@') {
-            return Err(InvalidAddress("there is no user and no password in it"));
+            return Err(InvalidAddress("a user or a password is in it"));
         }
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#']) {
-            return Err(InvalidAddress("it ends with the port"));
+            return Err(InvalidAddress("it does not end with the port"));
         }
         let address: Address = rest.parse()?;
         if address.port == 0 {
@@ -149,6 +151,7 @@ mod tests {
         for (written, meant) in [
             ("127.0.0.1:80", "127.0.0.1:80"),
             ("[::0001]:80", "[::1]:80"),
+            ("[::ffff:127.0.0.1]:80", "127.0.0.1:80"),
             ("Ollama_1.svc.:0", "ollama_1.svc.:0"),
             ("localhost:65535", "localhost:65535"),
         ] {

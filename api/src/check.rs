@@ -1,6 +1,7 @@
 //! What a schema cannot say: names that must be unique or exist, addresses, and numbers that depend on each other.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use crate::address::is_name;
 use crate::problem::{Problem, offer};
@@ -152,9 +153,9 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
         );
     }
     for (number, host) in spec.allowed_hosts.iter().enumerate() {
-        if !is_name(host) {
-            let help = "write a name as in gateway.bank.example, without scheme and port; addresses need not be listed";
-            report.add(&item(here, "allowedHosts", number), format!("{host:?} is no name of a host"), Some(help));
+        if !is_name(host) && host.parse::<IpAddr>().is_err() {
+            let help = "write a name as in gateway.bank.example, without scheme and port";
+            report.add(&item(here, "allowedHosts", number), "this is no name of a host", Some(help));
         }
     }
     limits(spec, &field(here, "limits"), report);
@@ -190,7 +191,7 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
             }
         };
         if let Some((listener, _)) = listeners.iter().find(|(_, listener)| url.address().meets(listener)) {
-            report.add(&steps, format!("this is the gateway itself, by {}", dotted(listener)), None);
+            report.add(&steps, format!("this is the gateway itself: {}", dotted(listener)), None);
         }
         if let Some(first) = replicas.insert(url, number) {
             report.add(&steps, format!("endpoints[{first}] is the same replica"), None);

@@ -38,7 +38,7 @@ impl Replica {
     /// Why the URL leads nowhere.
     pub fn new(url: &str) -> Result<Arc<Self>, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let url: ReplicaUrl = url.parse().map_err(|error| format!("an endpoint's URL is none: {error}"))?;
+        let url: ReplicaUrl = url.parse().map_err(|error| format!("this is no replica's URL: {error}"))?;
         let shown = url.to_string();
         let mut hash = DefaultHasher::new();
         shown.hash(&mut hash);

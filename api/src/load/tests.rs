@@ -291,7 +291,7 @@ fn addresses_and_limits_are_those_of_this_world() {
         ("listen: '[127.0.0.1]:80'", "gateway.listen", "no address"),
         ("admin: { tokenFile: '' }", "gateway.admin.tokenFile", "no file"),
         ("admin: { tokenFile: ~/tok }", "gateway.admin.tokenFile", "no file"),
-        ("allowedHosts: ['http://x/']", "gateway.allowedHosts[0]", "no name"),
+        ("allowedHosts: ['http://x/', 10.0.0.7]", "gateway.allowedHosts[0]", "no name"),
         ("allowedHosts: [b, 'a:80']", "gateway.allowedHosts[1]", "no name"),
         ("allowedHosts: ['']", "gateway.allowedHosts[0]", "no name"),
         ("limits: { connections: 0 }", "gateway.limits.connections", "from 1"),
@@ -337,6 +337,7 @@ fn a_password_is_not_repeated() {
         "pools: [{ name: p, endpoints: [{ url: 'http://u:secretpw@h:1' }] }]",
         "pools: [{ name: p, endpoints: [{ url: 'u:secretpw@h:1' }] }]",
         "pools: [{ name: p, endpoints: ['http://u:secretpw@h:1'] }]",
+        "gateway: { allowedHosts: ['http://u:secretpw@h:1'] }",
         "pools: [{ name: p, endpoints: [{ 'http://u:secretpw@h:1': x }] }]",
     ] {
         for problem in load(text, "tutti.yaml", []).unwrap_err() {
