@@ -52,8 +52,8 @@ fn tutti_does_not_ask_itself() {
         ("TUTTI__GATEWAY__ADMIN__LISTEN", "127.0.0.1:0"),
     ];
     let ended = run(&["gateway", "--config", file.to_str().unwrap()], &addresses);
-    assert_eq!(ended.code, Some(1));
-    assert!(ended.stderr.contains("is this gateway itself"), "{}", ended.stderr);
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("this is the gateway itself: gateway.listen"), "{}", ended.stderr);
 }
 
 #[test]
