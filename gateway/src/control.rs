@@ -164,12 +164,12 @@ async fn tags(replica: &Replica) -> Option<Vec<Available>> {
     let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
     let mut body: Value = serde_json::from_slice(&fetched.body).ok()?;
     let models = std::mem::take(body["models"].as_array_mut()?);
-    Some(
-        models
-            .into_iter()
-            .filter_map(|entry| Some(Available { name: entry["name"].as_str()?.to_owned(), entry }))
-            .collect(),
-    )
+    let named = |entry: Value| Some(Available { name: entry["name"].as_str()?.to_owned(), entry });
+    let mut available: Vec<Available> = models.into_iter().filter_map(named).collect();
+    // Ollama lists the newest first, and those of one second in another order each time, which would be news each time.
+    let modified = |model: &Available| model.entry["modified_at"].as_str().unwrap_or_default().to_owned();
+    available.sort_by(|a, b| modified(b).cmp(&modified(a)).then_with(|| a.name.cmp(&b.name)));
+    Some(available)
 }
 
 /// The endpoint at which the gateway of this instance itself answers, if there is one: it would send every request round
