@@ -24,6 +24,8 @@ pub(crate) fn apply(
     env: impl IntoIterator<Item = (String, String)>,
     problems: &mut Vec<Problem>,
 ) {
+    let mut env: Vec<_> = env.into_iter().collect();
+    env.sort(); // one field has several names; the same one always wins
     let mut overrides = Vec::new();
     for (name, value) in env {
         let Some(path) = name.strip_prefix(ENV_PREFIX) else { continue };
