@@ -115,7 +115,7 @@ impl Task {
         let generation = self.shared.table().generation + 1;
         let table = Arc::new(Table::build(config, &self.catalog, generation, &mut self.registry)?);
         let shared = self.shared.clone();
-        self.registry.publish(&table, || shared.swap(table.clone())).await;
+        self.registry.publish(table.live(), || shared.swap(table.clone())).await;
         let known: Vec<u64> = table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect();
         self.catalog.retain(|id, _| known.contains(id));
         Ok(generation)

@@ -18,6 +18,7 @@ mod intake;
 pub mod json;
 pub mod log;
 pub mod metrics;
+pub mod record;
 pub mod registry;
 pub mod replica;
 pub mod schedule;

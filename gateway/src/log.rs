@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
-use crate::settle::{Outcome, Phase, Record};
+use crate::record::{Outcome, Phase, Record};
 
 /// A buffer that has grown to this is handed over. Unit: bytes.
 const FULL: usize = 32 << 10;

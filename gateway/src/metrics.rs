@@ -17,8 +17,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 
 use crate::classify::Api;
 use crate::errors::Code;
-use crate::settle::{Outcome, Record};
-use crate::table::Served;
+use crate::record::{Outcome, Record};
+use crate::registry::Served;
 
 /// OpenTelemetry's advised buckets for `gen_ai.server.request.duration`. Unit: seconds.
 const DURATION: [f64; 14] = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92];

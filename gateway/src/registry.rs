@@ -3,11 +3,38 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tutti_api::PoolSpec;
+
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
-use crate::table::{Served, Table};
 
 type TargetKey = (Box<str>, Vec<u64>);
+
+/// Model, revision and pool of a route: what logs and metrics call it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Tells these apart in this process; from 1.
+    pub number: u32,
+    /// The model's name.
+    pub model: Box<str>,
+    /// The revision's name.
+    pub revision: Box<str>,
+    /// The pool's name.
+    pub pool: Box<str>,
+}
+
+/// What a table refers to.
+#[derive(Debug)]
+pub struct Live<'a> {
+    /// The table's generation.
+    pub generation: u32,
+    /// Its targets.
+    pub targets: Vec<Arc<Target>>,
+    /// Its pools.
+    pub pools: &'a [PoolSpec],
+    /// Its replicas, by number.
+    pub replicas: Vec<u64>,
+}
 
 /// Everything with a state that tables refer to. Lives on the control thread, which alone builds tables.
 #[derive(Debug, Default)]
@@ -59,27 +86,25 @@ impl Registry {
 
     /// Makes a table the one that counts: first no slot can be taken by choices from an older one, then `swap` shows
     /// the table to all, then each queue lets go who waits for what is gone. Resolves when all queues have.
-    pub async fn publish(&mut self, table: &Arc<Table>, swap: impl FnOnce()) {
-        let live: Vec<Arc<Target>> = table.listed().iter().map(|route| route.target.clone()).collect();
+    pub async fn publish(&mut self, live: Live<'_>, swap: impl FnOnce()) {
+        let Live { generation, targets, pools, replicas } = live;
         self.targets.retain(|_, (target, _)| {
-            live.iter().any(|other| other.id() == target.id()) || {
-                target.slots().iter().for_each(|slots| slots.set_table(table.generation, 0));
+            targets.iter().any(|other| other.id() == target.id()) || {
+                target.slots().iter().for_each(|slots| slots.set_table(generation, 0));
                 false
             }
         });
         for (target, limit) in self.targets.values() {
-            target.slots().iter().for_each(|slots| slots.set_table(table.generation, *limit));
+            target.slots().iter().for_each(|slots| slots.set_table(generation, *limit));
         }
         swap();
+        let spec = |pool: &str| pools.iter().find(|spec| spec.name == pool);
         for (name, owner) in &self.owners {
-            let size =
-                table.config.pools.iter().find(|pool| *pool.name == **name).map_or(0, |pool| pool.queue.size as usize);
+            let size = spec(name).map_or(0, |pool| pool.queue.size as usize);
             // An owner that does not answer is one whose runtime is shutting down.
-            let _ = owner.table(live.clone(), size).await;
+            let _ = owner.table(targets.clone(), size).await;
         }
-        let used = |pool: &str| table.config.pools.iter().any(|spec| spec.name == pool);
-        self.owners.retain(|pool, _| used(pool));
-        let ids: Vec<u64> = table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect();
-        self.replicas.retain(|_, replica| ids.contains(&replica.id));
+        self.owners.retain(|pool, _| spec(pool).is_some());
+        self.replicas.retain(|_, replica| replicas.contains(&replica.id));
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tutti_api::{Config, Expose, PoolSpec, canonical};
 
-use crate::registry::Registry;
+use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
 
@@ -21,19 +21,6 @@ pub struct Available {
     pub name: String,
     /// Its entry in the replica's `/api/tags`.
     pub entry: Value,
-}
-
-/// Model, revision and pool of a route: what logs and metrics call it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Served {
-    /// Tells these apart in this process; from 1.
-    pub number: u32,
-    /// The model's name.
-    pub model: Box<str>,
-    /// The revision's name.
-    pub revision: Box<str>,
-    /// The pool's name.
-    pub pool: Box<str>,
 }
 
 /// Where the requests for a name go.
@@ -171,6 +158,16 @@ impl Table {
     /// The models there are, each once.
     pub fn listed(&self) -> &[Arc<Route>] {
         &self.listed
+    }
+
+    /// What of the registry's this table refers to.
+    pub fn live(&self) -> Live<'_> {
+        Live {
+            generation: self.generation,
+            targets: self.listed.iter().map(|route| route.target.clone()).collect(),
+            pools: &self.config.pools,
+            replicas: self.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect(),
+        }
     }
 
     /// Whether names unknown now may be known when the replicas are asked again.
