@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::run::{cargo, command, root};
+use crate::run::{cargo, command, root, target};
 
 /// What shows that it works: a customer's complaint, and what a tuned model makes of it.
 const STORY: &str = r#"curl -s http://127.0.0.1:11500/v1/chat/completions -d '{"model":"risk-v1","messages":[{"role":"user","content":"你们的系统导致我的资金被冻结了！"}]}'"#;
@@ -15,7 +15,7 @@ pub(crate) fn up() -> Result<()> {
     cargo(&["build", "--release", "--package", "tutti"])?;
     let ollama = tutti_rig::Ollama::start(&tutti_rig::OllamaOptions::default())?;
     eprintln!("\nOnce tutti is up, this line answers 「高风险」, from a real model:\n\n{STORY}\n");
-    let mut tutti = Command::new(root().join("target/release/tutti"));
+    let mut tutti = Command::new(target().join("release/tutti"));
     tutti.arg("up").env("OLLAMA_HOST", ollama.url()).current_dir(root());
     command(tutti)
 }
