@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use tutti_simulator::{Config, Model, Running, Simulator};
 
 use crate::load::{self, Pace, Plan};
-use crate::report::{Origin, heading, keep, short, spread};
+use crate::report::{Origin, heading, short, spread};
+use crate::results::keep;
 use crate::{cpu, http, proxies};
 
 /// The values of tutti's hidden `--accept`.

@@ -12,7 +12,8 @@ use tutti_simulator::{Config, Model, Simulator};
 use crate::cpu::OneCore;
 use crate::load::{self, Pace, Plan};
 use crate::proxies::{self, Contender, Proxy};
-use crate::report::{Origin, heading, keep, median, short, spread};
+use crate::report::{Origin, heading, median, short, spread};
+use crate::results::keep;
 use crate::{cpu, http};
 
 /// Bytes of the chat request's body.

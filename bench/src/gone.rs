@@ -12,7 +12,8 @@ use tutti_simulator::engine::Machine;
 use tutti_simulator::{Config, Fault, Model, Phase, Running, Scope, Seen, Simulator};
 
 use crate::proxies::{self, Contender, Proxy};
-use crate::report::{Origin, heading, keep, short};
+use crate::report::{Origin, heading, short};
+use crate::results::keep;
 use crate::{http, load};
 
 /// Longest wait for anything; who waits so long has failed.

@@ -10,6 +10,7 @@ pub mod http;
 pub mod load;
 pub mod proxies;
 pub mod report;
+pub mod results;
 
 pub use accept::{AcceptBench, accept};
 pub use gateway::{GatewayBench, gateway};

@@ -1,17 +1,10 @@
-//! What was measured, kept as JSON and printed as `RESULTS.md`.
+//! Figures and where they come from, as a page shows them.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
-use anyhow::Context;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::accept::AcceptResults;
-use crate::gateway::GatewayResults;
-use crate::gone::GoneResults;
 
 /// Where and how a measurement was taken.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,41 +35,6 @@ impl Origin {
             command,
             versions,
         }
-    }
-}
-
-/// Keeps a measurement in `folder/results/<name>.json` and prints `folder/RESULTS.md` from all that are there.
-///
-/// # Errors
-/// A file cannot be read or written.
-pub fn keep(folder: &Path, name: &str, results: &impl Serialize) -> anyhow::Result<()> {
-    let results_folder = folder.join("results");
-    fs::create_dir_all(&results_folder)?;
-    let json = serde_json::to_string_pretty(results)? + "\n";
-    fs::write(results_folder.join(name).with_extension("json"), json)?;
-    let mut text = String::from(
-        "# Results\n\nMade by the commands below and not edited by hand; the raw figures are in `results/`. Load, \
-         replica and contenders share one machine, so only figures of one table can be compared.\n",
-    );
-    if let Some(gateway) = read::<GatewayResults>(&results_folder, "gateway")? {
-        text += &gateway.markdown();
-    }
-    if let Some(gone) = read::<GoneResults>(&results_folder, "gone")? {
-        text += &gone.markdown();
-    }
-    if let Some(accept) = read::<AcceptResults>(&results_folder, "accept")? {
-        text += &accept.markdown();
-    }
-    fs::write(folder.join("RESULTS.md"), text)?;
-    Ok(())
-}
-
-fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> anyhow::Result<Option<T>> {
-    let file = folder.join(name).with_extension("json");
-    match fs::read(&file) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| file.display().to_string())?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| file.display().to_string()),
     }
 }
 
