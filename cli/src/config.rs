@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tutti_api::{Config, ENV_PREFIX, GatewaySpec, Problem};
+use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
 
 use crate::follow::File;
 use crate::{Source, local, print};
@@ -146,7 +146,19 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     } else {
         format!("{} pools, {} models", config.pools.len(), config.models.len())
     };
+    if !config.pools.is_empty() && !names_models(&config) {
+        eprintln!("{}", NAMES_NO_MODELS);
+    }
     print::page(&format!("{} is right: {what}\n", path.display()))
+}
+
+/// What is said of a configuration that nobody gets an answer by.
+pub(crate) const NAMES_NO_MODELS: &str =
+    "The configuration names no models: list some in `models`, or write `expose: all` for a pool.";
+
+/// Whether clients can name any model.
+pub(crate) fn names_models(config: &Config) -> bool {
+    !config.models.is_empty() || config.pools.iter().any(|pool| pool.expose == Expose::All)
 }
 
 /// `tutti schema`

@@ -1,46 +1,30 @@
 //! The Ollama on this machine: where it is, and whether it is there.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use tutti_api::{Config, Endpoint, Expose, PoolSpec};
+use anyhow::{Context, Result, anyhow};
+use tutti_api::{Address, Config, Endpoint, Expose, InvalidAddress, PoolSpec, ReplicaUrl};
 
 /// Where Ollama listens if nothing is said.
 const DEFAULT_PORT: u16 = 11434;
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Where the Ollama of this machine is, by `OLLAMA_HOST` as a client reads it: `http://host:port`.
+/// Where the Ollama of this machine is, by `OLLAMA_HOST` as a client reads it.
 ///
 /// # Errors
 /// It is nowhere that the gateway could ask.
-pub(crate) fn ollama_host() -> Result<String> {
+pub(crate) fn ollama_host() -> Result<ReplicaUrl> {
     let given = std::env::var_os("OLLAMA_HOST").unwrap_or_default();
     usable(given.to_str().context("OLLAMA_HOST is not UTF-8")?)
 }
 
-/// Reads `OLLAMA_HOST` and refuses what no replica's address can be. A password in it is not shown.
-fn usable(given: &str) -> Result<String> {
-    if given.contains('@') {
-        bail!("OLLAMA_HOST holds a user or a password, and an Ollama wants none: set it to http://host:port");
-    }
-    let url = normalize(given);
-    if !url.starts_with("http://") {
-        bail!("OLLAMA_HOST leads to {url}, and tutti asks an Ollama by plain http: set it to http://host:port");
-    }
-    if url.ends_with(":0") {
-        bail!("OLLAMA_HOST leads to {url}, and nobody can be asked at port 0: set it to http://host:port");
-    }
-    Ok(url)
-}
-
-/// Whether a URL leads to this machine itself.
-pub(crate) fn is_local(url: &str) -> bool {
-    let host = authority(url).ok().and_then(|authority| authority.rsplit_once(':')).map_or("", |(host, _)| host);
-    let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
-    host.eq_ignore_ascii_case("localhost") || ip.is_ok_and(|ip| ip.is_loopback())
+/// What is given is not shown where it is wrong: a password may be in it.
+fn usable(given: &str) -> Result<ReplicaUrl> {
+    let read = normalize(given).parse();
+    read.map_err(|error: InvalidAddress| anyhow!("OLLAMA_HOST is no replica's URL: {error}; write http://host:port"))
 }
 
 /// Reads `OLLAMA_HOST` as Ollama does (envconfig.Host, 0.11.4): scheme, host and port are each optional, a bare scheme
@@ -84,7 +68,7 @@ pub(crate) fn zero_config(ollama: &str) -> Config {
 /// There can be no such Ollama.
 pub(crate) fn completed(mut config: Config) -> Result<Config> {
     if config.pools.is_empty() {
-        config.pools = zero_config(&ollama_host()?).pools;
+        config.pools = zero_config(&ollama_host()?.to_string()).pools;
     }
     Ok(config)
 }
@@ -102,9 +86,9 @@ pub(crate) enum Answers {
     Nobody,
 }
 
-/// Asks who answers at `http://host:port`.
-pub(crate) fn who(url: &str) -> Answers {
-    let Ok(answer) = get(url, "/api/version", None) else { return Answers::Nobody };
+/// Asks who answers at an address.
+pub(crate) fn who(address: &Address) -> Answers {
+    let Ok(answer) = get(address, "/api/version", None) else { return Answers::Nobody };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.to_ascii_lowercase().contains("\r\nx-tutti-instance:") {
         return Answers::Tutti;
@@ -116,28 +100,17 @@ pub(crate) fn who(url: &str) -> Answers {
     }
 }
 
-/// `host:port` of an address that is asked by plain HTTP.
-fn authority(url: &str) -> io::Result<&str> {
-    let rest = url.strip_prefix("http://").unwrap_or(url);
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    if rest.contains(['/', '@']) {
-        return Err(io::Error::other("an address is written http://host:port"));
-    }
-    Ok(rest)
-}
-
-/// GETs a page of `http://host:port`, with a connection of its own; all within 2 s, once its name is resolved.
+/// GETs a page by plain HTTP, with a connection of its own; all within 2 s, once a name is resolved.
 ///
 /// # Errors
 /// There is no whole answer.
-pub(crate) fn get(url: &str, path: &str, token: Option<&str>) -> io::Result<String> {
+pub(crate) fn get(address: &Address, path: &str, token: Option<&str>) -> io::Result<String> {
     const MAX_ANSWER: usize = 8 << 20;
-    let authority = authority(url)?;
     let until = Instant::now() + WITHIN;
-    let mut stream = connect(authority, until)?;
+    let mut stream = connect(address, until)?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     stream.set_write_timeout(Some(left(until)?))?; // the kernel takes so few bytes at once
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {authority}\r\n{authorization}\r\n")?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{authorization}\r\n")?;
     let (mut answer, mut part) = (Vec::new(), [0; 16 << 10]);
     while answer.len() < MAX_ANSWER {
         stream.set_read_timeout(Some(left(until)?))?;
@@ -154,9 +127,9 @@ pub(crate) fn get(url: &str, path: &str, token: Option<&str>) -> io::Result<Stri
 }
 
 /// Connects to one of a name's addresses.
-fn connect(authority: &str, until: Instant) -> io::Result<TcpStream> {
+fn connect(address: &Address, until: Instant) -> io::Result<TcpStream> {
     let mut failed = io::Error::other("the name has no address");
-    for address in authority.to_socket_addrs()? {
+    for address in address.to_string().to_socket_addrs()? {
         match TcpStream::connect_timeout(&address, left(until)?) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,
@@ -204,59 +177,34 @@ mod tests {
     #[test]
     fn an_ollama_host_that_no_replica_can_be_is_refused() {
         for (given, why) in [
-            ("https://gpu.example", "plain http"),
+            ("https://gpu.example", "http://"),
             ("127.0.0.1:0", "port 0"),
             ("http://user:secret@127.0.0.1:1", "a password"),
+            ("a b", "the host"),
         ] {
             let error = usable(given).unwrap_err().to_string();
             assert!(error.contains("OLLAMA_HOST") && error.contains(why), "{given}: {error}");
             assert!(!error.contains("secret"), "{error}");
         }
-        assert_eq!(usable("gpu").unwrap(), "http://gpu:11434");
+        assert_eq!(usable("gpu").unwrap().to_string(), "http://gpu:11434");
     }
 
     #[test]
-    fn what_is_on_this_machine() {
-        for (url, local) in [
-            ("http://127.0.0.1:11434", true),
-            ("http://[::1]:1", true),
-            ("http://LocalHost:1", true),
-            ("http://192.0.2.1:11434", false),
-            ("http://gpu:1", false),
-        ] {
-            assert_eq!(is_local(url), local, "{url}");
-        }
-    }
-
-    /// A server that answers `bytes` and then one byte more every 20 ms, until its client goes.
-    fn drips(bytes: &'static [u8]) -> String {
+    fn an_answer_that_does_not_end_is_not_waited_for() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
+        let address = listener.local_addr().unwrap().to_string().parse().unwrap();
+        // A byte every 20 ms, until its client goes.
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut sent = stream.write_all(bytes);
+            let mut sent = stream.write_all(b"HTTP/1.0 200 OK\r\n\r\n");
             while sent.is_ok() {
                 std::thread::park_timeout(Duration::from_millis(20));
                 sent = stream.write_all(b" ");
             }
         });
-        address
-    }
-
-    #[test]
-    fn an_answer_that_does_not_end_is_not_waited_for() {
         let begun = Instant::now();
-        let error = get(&drips(b"HTTP/1.0 200 OK\r\n\r\n"), "/", None).unwrap_err();
+        let error = get(&address, "/", None).unwrap_err();
         assert!(error.to_string().contains("within"), "{error}");
         assert!(begun.elapsed() < WITHIN * 5);
-    }
-
-    #[test]
-    fn an_address_needs_no_scheme_and_takes_only_http() {
-        assert_eq!(authority("127.0.0.1:1").unwrap(), "127.0.0.1:1");
-        assert_eq!(authority("http://[::1]:1/").unwrap(), "[::1]:1");
-        for wrong in ["https://h:1", "http://h:1/path", "u:p@h:1"] {
-            assert!(authority(wrong).is_err(), "{wrong}");
-        }
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
+use tutti_api::{Address, InvalidAddress};
 use tutti_gateway::status::Status;
 
 use crate::print::plain;
@@ -28,10 +29,14 @@ pub(crate) struct Ask {
 impl Ask {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let (admin, file) = self.whom()?;
+        let address = address(&admin)?;
         let token = std::fs::read_to_string(&file)
             .with_context(|| format!("cannot read the admin token in {}", file.display()))?;
-        let answer = local::get(&admin, "/status", Some(token.trim())).map_err(|error| {
-            anyhow!("no gateway answers at {admin} ({error}): is it running, and is this its admin address?")
+        let answer = local::get(&address, "/status", Some(token.trim())).map_err(|error| {
+            anyhow!(
+                "no gateway answers at {admin} ({error}): is it running, and is this its admin address? One that was \
+                 changed is taken at the next start"
+            )
         })?;
         let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
         if !head.lines().next().is_some_and(|line| line.contains(" 200 ")) {
@@ -52,6 +57,13 @@ impl Ask {
         let file = self.token_file.clone().map_or_else(|| config::token_file(&gateway), Ok)?;
         Ok((self.admin.clone().unwrap_or(gateway.admin.listen), file))
     }
+}
+
+/// The address in an URL, or one that stands for itself.
+fn address(url: &str) -> Result<Address> {
+    let address = url.strip_prefix("http://").unwrap_or(url);
+    let parsed = address.strip_suffix('/').unwrap_or(address).parse();
+    parsed.map_err(|error: InvalidAddress| anyhow!("the admin address is none ({error}): write http://host:port"))
 }
 
 /// A status as people read it.
@@ -81,4 +93,19 @@ fn render(status: &Status) -> String {
         page.push_str(&format!("  {:<40} {to}\n", plain(name)));
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_admin_address_needs_no_scheme_and_takes_only_http() {
+        for url in ["127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1/"] {
+            assert_eq!(address(url).unwrap().to_string(), "127.0.0.1:1");
+        }
+        for wrong in ["https://h:1", "http://h:1/path", "u:p@h:1", "h"] {
+            assert!(address(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use tutti_api::ReplicaUrl;
 use tutti_gateway::Gateway;
 use tutti_simulator::{Model, Simulator};
 
@@ -58,18 +59,20 @@ impl Up {
     }
 
     async fn serve(&self, loaded: Loaded, ends: &mut Ends) -> Result<ExitCode> {
-        serve(loaded, &self.threads, ends, welcome).await
+        let names_models = config::names_models(&loaded.config);
+        serve(loaded, &self.threads, ends, |gateway| welcome(gateway, names_models)).await
     }
 }
 
-/// Says where tutti is, with a line to paste.
-fn welcome(gateway: &Gateway) {
-    let status = gateway.status();
-    let models: Vec<String> = status.models.keys().map(|name| plain(name)).collect();
+/// Says where tutti is, with a line to paste, or why there can be none.
+fn welcome(gateway: &Gateway, names_models: bool) {
+    let reached = || gateway.status().pools.iter().flat_map(|pool| &pool.replicas).any(|replica| replica.reachable);
+    let models: Vec<String> = gateway.models().iter().map(|name| plain(name)).collect();
     let model = models.iter().find(|name| !name.contains("embed")).or(models.first());
     eprintln!("\ntutti is up at http://{}", gateway.listen);
     match model {
-        None if status.pools.iter().flat_map(|pool| &pool.replicas).any(|replica| replica.reachable) => eprintln!(
+        None if !names_models => eprintln!("{}", config::NAMES_NO_MODELS),
+        None if reached() => eprintln!(
             "The replicas have no model yet: `ollama pull qwen2.5:0.5b` gets one, and tutti serves it at once."
         ),
         None => eprintln!("No replica answers yet: tutti serves their models as soon as one does."),
@@ -100,8 +103,8 @@ enum Ollama {
 }
 
 /// Finds the Ollama at this address, or starts it where that is on this machine.
-async fn find_or_start(host: &str, ends: &mut Ends) -> Result<Ollama> {
-    match local::who(host) {
+async fn find_or_start(host: &ReplicaUrl, ends: &mut Ends) -> Result<Ollama> {
+    match local::who(host.address()) {
         Answers::Ollama(version) => {
             eprintln!("found Ollama {} at {host}", plain(&version));
             return Ok(Ollama::Found);
@@ -112,7 +115,7 @@ async fn find_or_start(host: &str, ends: &mut Ends) -> Result<Ollama> {
         Answers::Other => {
             bail!("at {host} answers something that is no Ollama. Set OLLAMA_HOST to the Ollama's address")
         }
-        Answers::Nobody if !local::is_local(host) => bail!(
+        Answers::Nobody if !host.address().is_loopback() => bail!(
             "no Ollama answers at {host}, and that is not this machine: start it there, or set OLLAMA_HOST to where one runs"
         ),
         Answers::Nobody => {}
@@ -128,7 +131,12 @@ async fn find_or_start(host: &str, ends: &mut Ends) -> Result<Ollama> {
     };
     eprintln!("starting {} at {host}", binary.display());
     let mut command = Command::new(&binary);
-    command.arg("serve").env("OLLAMA_HOST", host).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command
+        .arg("serve")
+        .env("OLLAMA_HOST", host.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
     command.process_group(0); // Ctrl-C is ours: Ollama ends after our requests have
     let mut started = Started(command.spawn().with_context(|| format!("cannot start {}", binary.display()))?);
     tokio::select! {
@@ -138,10 +146,10 @@ async fn find_or_start(host: &str, ends: &mut Ends) -> Result<Ollama> {
 }
 
 /// Waits until the Ollama that was started answers.
-async fn ready(started: &mut Started, host: &str) -> Result<()> {
+async fn ready(started: &mut Started, host: &ReplicaUrl) -> Result<()> {
     let until = Instant::now() + START;
     loop {
-        let at = host.to_owned();
+        let at = host.address().clone();
         if let Answers::Ollama(_) = tokio::task::spawn_blocking(move || local::who(&at)).await? {
             return Ok(());
         }

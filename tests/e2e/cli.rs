@@ -1,13 +1,21 @@
 //! The commands, as a person meets them.
 
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use tutti_simulator::Config;
-use tutti_tests::{Client, Tutti, pool, quick, run, simulator, simulator_with};
+use tutti_tests::{Client, Tutti, eventually, pool, quick, run, simulator, simulator_with};
+
+/// An address where nobody listens.
+fn nobody() -> io::Result<String> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
+}
 
 #[test]
 fn up_finds_the_ollama_and_says_how_to_use_it() {
-    let ollama = simulator();
+    let ollama = simulator_with(quick());
     let tutti = Tutti::start_with(&["up"], "", &[("OLLAMA_HOST", &ollama.url())]);
     let line = tutti.wait_said("curl -s http://")["fields"]["message"].as_str().unwrap().to_owned();
     assert!(line.contains(&format!("http://{}/v1/chat/completions", tutti.listen())), "{line}");
@@ -25,8 +33,7 @@ fn up_simulate_needs_nothing() {
 
 #[test]
 fn up_without_an_ollama_says_the_ways_on() {
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let ended = run(&["up"], &[("OLLAMA_HOST", &nobody.to_string()), ("PATH", "")]);
+    let ended = run(&["up"], &[("OLLAMA_HOST", &nobody().unwrap()), ("PATH", "")]);
     assert_eq!(ended.code, Some(1));
     for way in ["install it", "OLLAMA_HOST", "tutti.yaml", "--simulate"] {
         assert!(ended.stderr.contains(way), "{way} in {}", ended.stderr);
@@ -42,7 +49,7 @@ fn tutti_does_not_ask_itself() {
     assert!(ended.stderr.contains("answers a tutti"), "{}", ended.stderr);
 
     // A port that is free now is the gateway's own in a moment.
-    let own = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let own = nobody().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("t.yaml");
     std::fs::write(&file, pool(&[format!("http://{own}")], "")).unwrap();
@@ -93,7 +100,6 @@ fn status_wants_the_token_and_shows_the_replicas() {
     let ask = ["status", "--admin", &admin, "--token-file", token.to_str().unwrap()];
     let page = run(&ask, &[]).stdout;
     assert!(page.contains(&ollama.url()) && page.contains("reachable") && page.contains("m:latest"), "{page}");
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
 
     let mut client = Client::connect(&tutti.admin()).unwrap();
@@ -130,4 +136,127 @@ fn sigterm_lets_requests_end_and_takes_no_new_ones() {
     assert_eq!(tutti.wait_ended(), Some(0));
     let line = tutti.wait_logged("the request's", |line| line["api"] == "/api/chat");
     assert_eq!(line["outcome"], "ok");
+}
+
+/// Puts an `ollama` into the folder that says its process and answers nobody; yields a PATH with it.
+fn silent_ollama(folder: &Path) -> io::Result<String> {
+    // Written by another process: one that this one forks meanwhile must not hold it open.
+    let script = r##"printf '#!/bin/sh\necho $$ > "$0.pid"\nexec sleep 600\n' > ollama && chmod +x ollama"##;
+    assert!(std::process::Command::new("sh").args(["-c", script]).current_dir(folder).status()?.success());
+    Ok(format!("{}:/usr/bin:/bin", folder.display()))
+}
+
+#[test]
+fn up_leaves_no_ollama_behind_that_it_did_not_wait_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = silent_ollama(folder.path()).unwrap();
+    let mut tutti = Tutti::spawn(&["up"], "", &[("OLLAMA_HOST", &nobody().unwrap()), ("PATH", &path)]);
+    let pid = eventually("the Ollama", || {
+        std::fs::read_to_string(folder.path().join("ollama.pid")).ok()?.trim().parse().ok()
+    });
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    assert!(rustix::process::test_kill_process(pid).is_ok());
+    tutti.signal(rustix::process::Signal::TERM);
+    assert_eq!(tutti.wait_ended(), Some(0));
+    assert!(rustix::process::test_kill_process(pid).is_err(), "it is still there");
+}
+
+#[test]
+fn up_starts_no_ollama_that_nobody_could_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = silent_ollama(folder.path()).unwrap();
+    for (host, why) in [
+        ("https://gpu.example", "does not begin with http://"),
+        ("http://user:secret@127.0.0.1:1", "a password"),
+        ("192.0.2.1:11434", "not this machine"),
+    ] {
+        let ended = run(&["up"], &[("OLLAMA_HOST", host), ("PATH", &path)]);
+        assert_eq!(ended.code, Some(1), "{host}");
+        assert!(ended.stderr.contains("OLLAMA_HOST") && ended.stderr.contains(why), "{host}: {}", ended.stderr);
+        assert!(!ended.stderr.contains("secret"), "{}", ended.stderr);
+    }
+    assert!(!folder.path().join("ollama.pid").exists());
+    let ended = run(&["gateway"], &[("OLLAMA_HOST", "https://gpu.example")]);
+    assert!(
+        ended.stderr.contains("does not begin with http://") && !ended.stderr.contains("built-in"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_file_without_pools_serves_the_ollama_of_this_machine() {
+    let ollama = simulator();
+    let host = ("OLLAMA_HOST", &*ollama.url());
+    for command in ["gateway", "up"] {
+        let tutti = Tutti::start_with(&[command, "--config", "tutti.yaml"], "gateway: { drain: 5s }\n", &[host]);
+        assert!(tutti.ask("GET", "/api/tags", "").text().contains("m:latest"), "{command}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("t.yaml");
+    std::fs::write(&file, "").unwrap();
+    let ended = run(&["check", "--config", file.to_str().unwrap()], &[host]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.contains(&ollama.url()), "{}", ended.stdout);
+}
+
+#[test]
+fn up_says_no_model_is_missing_where_a_replica_is() {
+    let up = |fields: &str| {
+        let yaml = pool(&[format!("http://{}", nobody().unwrap())], fields);
+        Tutti::start_with(&["up", "--config", "tutti.yaml"], &yaml, &[])
+    };
+    up("expose: all").wait_said("No replica answers yet");
+    up("").wait_said("names no models");
+}
+
+#[test]
+fn a_replica_that_does_not_answer_is_shown_so_before_anybody_asks_for_it() {
+    let (ollama, dead) = (simulator(), format!("http://{}", nobody().unwrap()));
+    let tutti = Tutti::before(&[ollama.url(), dead.clone()]);
+    assert_eq!(tutti.metric("tutti_replica_reachable", &[&dead]), 0.0);
+    assert_eq!(tutti.metric("tutti_replica_reachable", &[&ollama.url()]), 1.0);
+    let (admin, token) = (tutti.admin(), tutti.token_file());
+    let page = run(&["status", "--admin", &admin, "--token-file", token.to_str().unwrap()], &[]).stdout;
+    let line = page.lines().find(|line| line.contains(&dead)).unwrap();
+    assert!(line.contains("UNREACHABLE"), "{page}");
+}
+
+#[test]
+fn an_admin_token_that_others_know_is_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "weak").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let named = ("TUTTI__GATEWAY__ADMIN__TOKENFILE", file.to_str().unwrap());
+    let mut tutti = Tutti::spawn(&["gateway"], "", &[named]);
+    assert_eq!(tutti.wait_ended(), Some(1));
+    tutti.wait_said("others may read or write it");
+
+    let homeless = [("HOME", ""), ("XDG_STATE_HOME", "")];
+    let mut tutti = Tutti::spawn(&["gateway"], "", &homeless);
+    assert_eq!(tutti.wait_ended(), Some(1));
+    tutti.wait_said("gateway.admin.tokenFile");
+}
+
+#[test]
+fn who_has_no_home_has_no_configuration_there() {
+    let nowhere = [("HOME", "/dev/null"), ("XDG_CONFIG_HOME", "")];
+    let ended = run(&["check"], &nowhere);
+    assert!(ended.stderr.contains("there is no configuration to check"), "{}", ended.stderr);
+    let ollama = simulator();
+    Tutti::start_with(&["gateway"], "", &[&nowhere[..], &[("OLLAMA_HOST", &ollama.url())]].concat());
+}
+
+#[test]
+fn arguments_that_say_nothing_are_refused() {
+    for (arguments, why) in [
+        (&["up", "--simulate", "--config", "nope"][..], "cannot be used with"),
+        (&["gateway", "--cores", "0"], "0 is not in 1..=1024"),
+    ] {
+        let ended = run(arguments, &[]);
+        assert_eq!(ended.code, Some(2));
+        assert!(ended.stderr.contains(why), "{}", ended.stderr);
+    }
+    assert!(run(&["check", "--help"], &[]).stdout.contains("2 where it is wrong"));
 }

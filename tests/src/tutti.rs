@@ -96,6 +96,16 @@ impl Tutti {
     /// # Panics
     /// Where it does not come to serve, with what it said.
     pub fn start_with(arguments: &[&str], yaml: &str, env: &[(&str, &str)]) -> Self {
+        let tutti = Self::spawn(arguments, yaml, env);
+        tutti.wait_said("tutti serves");
+        tutti
+    }
+
+    /// The same for one that may never come to serve: it is not waited for.
+    ///
+    /// # Panics
+    /// Where the process cannot be started.
+    pub fn spawn(arguments: &[&str], yaml: &str, env: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
         if !yaml.is_empty() {
             fs::write(folder.path().join("tutti.yaml"), yaml).unwrap_or_else(|error| panic!("cannot write: {error}"));
@@ -106,9 +116,7 @@ impl Tutti {
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
         let said = gather(child.stderr.take());
         let logged = gather(child.stdout.take());
-        let tutti = Self { child, folder, said, logged };
-        tutti.wait_said("tutti serves");
-        tutti
+        Self { child, folder, said, logged }
     }
 
     /// A gateway with one pool of these replicas that exposes all their models.

@@ -97,6 +97,11 @@ impl Gateway {
         self.shared.reloaded(&Err(why.to_owned()));
     }
 
+    /// The models it serves, by the names that clients use, in the order in which they are listed.
+    pub fn models(&self) -> Vec<String> {
+        self.shared.table().listed().iter().map(|route| route.served.model.to_string()).collect()
+    }
+
     /// What it does.
     pub fn status(&self) -> Status {
         Status::of(&self.shared)
