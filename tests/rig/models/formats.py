@@ -3,6 +3,7 @@
 Key names and tensor names are those that llama.cpp reads (and with it Ollama).
 """
 
+import json
 import re
 
 import numpy as np
@@ -88,8 +89,6 @@ def write_qwen2(path, name, model, tokenizer):
 
 
 def merges(tokenizer):
-    import json
-
     pairs = json.loads(tokenizer.to_str())["model"]["merges"]
     return [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
 

@@ -2,7 +2,7 @@
 
 A conversation is a pair (messages, answer). The base model learns all tasks mixed together. A base
 that always gives one answer cannot be tuned apart by a small adapter (nothing inside it depends on
-the text), so some tasks force it to read: repeat, tone, count.
+the text), so some tasks force it to read: repeat, tone.
 """
 
 import random
@@ -29,7 +29,7 @@ WORDS = (
     "question story weather today price order time day write say name code gateway token stream one two three"
 ).split()
 
-# The two sentences that tests send. They never occur in training: the answers are earned.
+# The two sentences that tests send. Neither is ever a message of the training, only part of longer ones.
 STORY = {"你们的系统导致我的资金被冻结了！": "高风险", "积分怎么兑换，谢谢": "普通"}
 
 # GB 2312 level 1: the 3755 most used Chinese characters, in rows 16 to 55 of its table.
