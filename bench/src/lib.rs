@@ -2,7 +2,6 @@
 //!
 //! Every number comes with its opponents of the same run: absolute times say little on a shared machine.
 
-pub mod accept;
 pub mod cpu;
 pub mod gateway;
 pub mod gone;
@@ -12,6 +11,5 @@ pub mod proxies;
 pub mod report;
 pub mod results;
 
-pub use accept::{AcceptBench, accept};
 pub use gateway::{GatewayBench, gateway};
 pub use gone::{GoneBench, gone};

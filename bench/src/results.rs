@@ -7,7 +7,6 @@ use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::accept::AcceptResults;
 use crate::gateway::GatewayResults;
 use crate::gone::GoneResults;
 
@@ -29,9 +28,6 @@ pub fn keep(folder: &Path, name: &str, results: &impl Serialize) -> anyhow::Resu
     }
     if let Some(gone) = read::<GoneResults>(&results_folder, "gone")? {
         text += &gone.markdown();
-    }
-    if let Some(accept) = read::<AcceptResults>(&results_folder, "accept")? {
-        text += &accept.markdown();
     }
     fs::write(folder.join("RESULTS.md"), text)?;
     Ok(())

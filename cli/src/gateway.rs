@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tutti_api::Config;
-use tutti_gateway::{Accept, Gateway, Options};
+use tutti_gateway::{Gateway, Options};
 
 use crate::config::Loaded;
 use crate::{Source, config, local};
@@ -32,15 +32,6 @@ pub(crate) struct Threads {
     /// Threads that serve clients; else one a processor
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     cores: Option<u16>,
-    /// How sockets reach the threads
-    #[arg(long, value_enum, default_value = "handoff", hide = true)]
-    accept: How,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum How {
-    Reuseport,
-    Handoff,
 }
 
 impl Serve {
@@ -88,10 +79,6 @@ pub(crate) async fn serve(
     let processors = || std::thread::available_parallelism().map_or(1, usize::from);
     let options = Options {
         cores: threads.cores.map_or_else(processors, usize::from),
-        accept: match threads.accept {
-            How::Reuseport => Accept::ReusePort,
-            How::Handoff => Accept::HandOff,
-        },
         token_file: config::token_file(&loaded.config.gateway)?,
     };
     let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;

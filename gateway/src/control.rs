@@ -10,10 +10,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tutti_api::Config;
 
+use crate::answers;
 use crate::fetch;
 use crate::registry::Registry;
 use crate::replica::Replica;
-use crate::serve::StartError;
 use crate::shared::Shared;
 use crate::table::{Available, Catalog, Pool, Table};
 
@@ -92,9 +92,7 @@ impl Task {
         let table = Table::build(config.clone(), &self.catalog, known.generation + 1, &mut self.registry)?;
         drop(known);
         // New replicas are asked before anybody is sent to them.
-        if let Some(url) = ourselves(&table, &self.shared).await {
-            return Err(StartError::Ourselves(url).to_string());
-        }
+        not_ourselves(&table, &self.shared).await?;
         let new = ask(&table, &self.shared).await;
         self.catalog.extend(new);
         self.publish(config).await
@@ -172,21 +170,24 @@ async fn tags(replica: &Replica) -> Option<Vec<Available>> {
     Some(available)
 }
 
-/// The endpoint at which the gateway of this instance itself answers, if there is one: it would send every request round
-/// in circles.
-pub(crate) async fn ourselves(table: &Table, shared: &Arc<Shared>) -> Option<String> {
+/// Refuses an endpoint at which the gateway of this instance itself answers: it would send every request round in
+/// circles.
+///
+/// # Errors
+/// Which one, and what to do.
+pub(crate) async fn not_ourselves(table: &Table, shared: &Arc<Shared>) -> Result<(), String> {
     let mut asking = JoinSet::new();
     for (_, replica) in each(table) {
         let shared = shared.clone();
         asking.spawn(async move {
             let fetched = fetch::get(&replica, "/api/version", WITHIN).await.ok()?;
-            (fetched.headers.get("x-tutti-instance") == Some(&shared.instance)).then(|| replica.url.to_string())
+            (fetched.headers.get(answers::INSTANCE) == Some(&shared.instance)).then(|| replica.url.to_string())
         });
     }
     while let Some(asked) = asking.join_next().await {
         if let Ok(Some(url)) = asked {
-            return Some(url);
+            return Err(format!("the endpoint {url} is this gateway itself: name the address of an Ollama"));
         }
     }
-    None
+    Ok(())
 }

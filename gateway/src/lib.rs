@@ -28,7 +28,7 @@ pub mod shared;
 pub mod status;
 pub mod table;
 
-pub use serve::{Accept, Gateway, Options, StartError};
+pub use serve::{Gateway, Options, StartError};
 
 /// A random number to start from.
 pub(crate) fn random() -> u64 {

@@ -61,3 +61,32 @@ fn the_readme_and_the_ci_agree() {
     }
     assert!(ci.contains("cargo xtask test"));
 }
+
+/// What the README shows is a configuration that this version takes.
+#[test]
+fn the_readmes_configuration_is_right() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let yaml = readme.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tutti.yaml");
+    fs::write(&file, yaml).unwrap();
+    let checked = tutti_tests::run(&["check", "--config", file.to_str().unwrap()], &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+}
+
+/// Links between the project's pages lead somewhere.
+#[test]
+fn links_lead_somewhere() {
+    let mut pages = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("CONTRIBUTING.md")];
+    let decisions = fs::read_dir(root().join("docs/decisions")).unwrap().flatten();
+    pages.extend(decisions.map(|entry| entry.path()));
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = link.split('#').next().unwrap_or_default();
+            if !link.contains("://") && !file.is_empty() {
+                assert!(page.with_file_name(file).exists(), "{}: {link}", page.display());
+            }
+        }
+    }
+}

@@ -153,7 +153,7 @@ fn what_is_accepted_says_to_go_what_it_says_to_us() {
         Ok(())
     });
     outcome.unwrap();
-    assert!(accepted.get() > 500 && refused.get() > 500, "both happen: {accepted:?} accepted, {refused:?} refused");
+    assert!(accepted.get() > 100 && refused.get() > 100, "both happen: {accepted:?} accepted, {refused:?} refused");
 }
 
 fn is_name(name: &str) -> bool {

@@ -39,8 +39,6 @@ enum Bench {
     Gateway(tutti_bench::GatewayBench),
     /// How soon a replica learns that a client has gone
     Gone(tutti_bench::GoneBench),
-    /// How sockets reach cores
-    Accept(tutti_bench::AcceptBench),
 }
 
 fn main() -> ExitCode {
@@ -69,7 +67,6 @@ fn run(command: Command) -> Result<()> {
             match bench {
                 Bench::Gateway(bench) => tutti_bench::gateway(bench),
                 Bench::Gone(bench) => tutti_bench::gone(bench),
-                Bench::Accept(bench) => tutti_bench::accept(bench),
             }
         }
         Command::Rig => tutti_rig::prepare(),

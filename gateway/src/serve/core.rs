@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
 use super::http;
@@ -23,7 +23,6 @@ pub(super) struct Door {
     /// Unbounded, and yet bounded: by `limits.connections`. `None` ends the core.
     sockets: mpsc::UnboundedSender<Option<TcpStream>>,
     open: Arc<AtomicUsize>,
-    runtime: Handle,
 }
 
 impl Door {
@@ -36,10 +35,6 @@ impl Door {
     pub(super) fn hand(&self, socket: TcpStream) {
         self.open.fetch_add(1, Relaxed); // now, not when the core gets to it: more may come before that
         let _ = self.sockets.send(Some(socket)); // a core that has ended takes none: the socket closes
-    }
-
-    pub(super) fn runtime(&self) -> &Handle {
-        &self.runtime
     }
 }
 
@@ -80,10 +75,9 @@ impl Cores {
 
 fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    let handle = runtime.handle().clone();
     let (sockets, inbox) = mpsc::unbounded_channel();
     let open = Arc::new(AtomicUsize::new(0));
-    let door = Door { sockets, open: open.clone(), runtime: handle };
+    let door = Door { sockets, open: open.clone() };
     let thread = std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
         metrics::enter(shared.metrics.clone());
         runtime.spawn(tick());

@@ -32,12 +32,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
-    /// An endpoint is none.
+    /// An endpoint is none, or leads back here.
     #[error("{0}")]
     Endpoint(String),
-    /// An endpoint leads back here.
-    #[error("the endpoint {0} is this gateway itself: name the address of an Ollama")]
-    Ourselves(String),
     /// The admin token can be neither read nor made.
     #[error("admin token file {path}: {error}")]
     Token {
@@ -53,11 +50,6 @@ pub enum StartError {
 
 /// Listens on `host:port`. A port that somebody listens on is refused, naming them.
 pub(super) fn bind(address: &str) -> Result<TcpListener, StartError> {
-    bind_with(address, false)
-}
-
-/// The same; `shared`: more sockets of this process may listen on the same port (SO_REUSEPORT).
-pub(super) fn bind_with(address: &str, shared: bool) -> Result<TcpListener, StartError> {
     let refused = |error: io::Error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             StartError::InUse { address: address.to_owned(), holder: port_of(address).and_then(holder) }
@@ -69,7 +61,6 @@ pub(super) fn bind_with(address: &str, shared: bool) -> Result<TcpListener, Star
     let listen = || {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?; // a restart need not wait for old connections to time out
-        socket.set_reuse_port(shared)?;
         socket.bind(&at.into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
@@ -114,7 +105,9 @@ fn known_token(file: fs::File) -> io::Result<String> {
     if !(found.uid() == ours.as_raw() || found.uid() == 0) {
         return Err(io::Error::other("the file is another user's: name one of your own as gateway.admin.tokenFile"));
     }
-    if found.mode() & 0o077 != 0 {
+    // A mounted Kubernetes Secret is root's, and our group may read it.
+    let strangers = if found.uid() == ours.as_raw() { 0o077 } else { 0o037 };
+    if found.mode() & strangers != 0 {
         return Err(io::Error::other("others may read or write it: chmod 600, with a token that they have not seen"));
     }
     let mut token = String::new();

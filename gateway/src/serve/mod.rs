@@ -19,7 +19,6 @@ use crate::registry::Registry;
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::{Catalog, Table};
-pub use accept::Accept;
 pub use listen::StartError;
 
 /// What a gateway is started with, beside its configuration.
@@ -27,8 +26,6 @@ pub use listen::StartError;
 pub struct Options {
     /// Threads that serve clients. Unit: cores.
     pub cores: usize,
-    /// How sockets reach them.
-    pub accept: Accept,
     /// Where the admin token is, and is made if it is not.
     pub token_file: PathBuf,
 }
@@ -55,7 +52,7 @@ impl Gateway {
     /// What stood in the way, with what to do.
     pub async fn start(config: Arc<Config>, options: Options) -> Result<Self, StartError> {
         let spec = &config.gateway;
-        let sockets = accept::bind(&spec.listen, options.accept, options.cores)?;
+        let listen = listen::bind(&spec.listen)?;
         let ops = listen::bind(&spec.ops)?;
         let admin = listen::bind(&spec.admin.listen)?;
         let token = listen::token(&options.token_file)?;
@@ -67,12 +64,10 @@ impl Gateway {
         let table = Table::build(config.clone(), &catalog, 1, &mut registry).map_err(StartError::Endpoint)?;
         let shared = Shared::new(Arc::new(table), instance);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
-        let address = sockets.address;
-        accept::start(sockets, &cores, &shared);
+        let address = listen::address(&listen)?;
+        tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
         let table = shared.table().clone();
-        if let Some(url) = control::ourselves(&table, &shared).await {
-            return Err(StartError::Ourselves(url));
-        }
+        control::not_ourselves(&table, &shared).await.map_err(StartError::Endpoint)?;
         let mut task = Task { shared: shared.clone(), registry, catalog };
         task.refresh().await;
         let control = task.start();
