@@ -1,7 +1,7 @@
 //! A configuration that changes under a running gateway.
 
 use tutti_simulator::{Config, Model, Running};
-use tutti_tests::{Tutti, eventually, pool, run, simulator_with};
+use tutti_tests::{Client, Tutti, eventually, pool, run, simulator_with};
 
 fn simulator(model: &str) -> Running {
     simulator_with(Config::quick(Model::chat(model, 1 << 20)))
@@ -49,22 +49,25 @@ fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
     assert_eq!(tutti.metric("tutti_config_last_reload_successful", &[]), 1.0);
 }
 
+/// One request holds the only slot of pool a for good, one waits behind it.
+fn one_holds_one_waits(tutti: &Tutti, a: &Running) -> (Client, Client) {
+    a.set_fault(Some((tutti_simulator::Fault::Silent, tutti_simulator::Scope::Inference)));
+    let holds = tutti.begin("/api/chat", CHAT);
+    eventually("the first at the replica", || {
+        (tutti.metric("tutti_requests_in_flight", &[&a.url()]) == 1.0).then_some(())
+    });
+    let waits = tutti.begin("/api/chat", CHAT);
+    eventually("the second in the queue", || {
+        (tutti.metric("tutti_requests_queued", &["pool=\"a\""]) == 1.0).then_some(())
+    });
+    (holds, waits)
+}
+
 #[test]
 fn who_waits_goes_where_the_new_table_says() {
     let (a, b) = (simulator("ma"), simulator("mb"));
     let tutti = Tutti::start(&yaml(&a, &b, "a", ""));
-    // One request holds the only slot of pool a for good, one waits behind it.
-    let mut holds = tutti.client();
-    a.set_fault(Some((tutti_simulator::Fault::Silent, tutti_simulator::Scope::Inference)));
-    holds.send("POST", "/api/chat", &[], CHAT).unwrap();
-    eventually("the first at the replica", || {
-        (tutti.metric("tutti_requests_in_flight", &[&a.url()]) == 1.0).then_some(())
-    });
-    let mut waits = tutti.client();
-    waits.send("POST", "/api/chat", &[], CHAT).unwrap();
-    eventually("the second in the queue", || {
-        (tutti.metric("tutti_requests_queued", &["pool=\"a\""]) == 1.0).then_some(())
-    });
+    let (_holds, mut waits) = one_holds_one_waits(&tutti, &a);
 
     tutti.write_config(&yaml(&a, &b, "b", ""));
     let answer = waits.answer().unwrap();
@@ -76,17 +79,7 @@ fn who_waits_goes_where_the_new_table_says() {
 fn who_waits_for_what_is_gone_is_told() {
     let (a, b) = (simulator("ma"), simulator("mb"));
     let tutti = Tutti::start(&yaml(&a, &b, "a", ""));
-    a.set_fault(Some((tutti_simulator::Fault::Silent, tutti_simulator::Scope::Inference)));
-    let mut holds = tutti.client();
-    holds.send("POST", "/api/chat", &[], CHAT).unwrap();
-    eventually("the first at the replica", || {
-        (tutti.metric("tutti_requests_in_flight", &[&a.url()]) == 1.0).then_some(())
-    });
-    let mut waits = tutti.client();
-    waits.send("POST", "/api/chat", &[], CHAT).unwrap();
-    eventually("the second in the queue", || {
-        (tutti.metric("tutti_requests_queued", &["pool=\"a\""]) == 1.0).then_some(())
-    });
+    let (_holds, mut waits) = one_holds_one_waits(&tutti, &a);
     tutti.write_config(
         &yaml(&a, &b, "b", "").replace("name: risk\n", "name: other\n").replace("aliases: [risk-model]", "aliases: []"),
     );
