@@ -1,7 +1,10 @@
 //! What the gateway answers itself: the lists of models, its version, whether it lives.
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue,
+};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -43,12 +46,35 @@ pub(crate) fn answer(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody
     })
 }
 
+/// The answer to OPTIONS: what a page of an allowed Origin may ask, as Ollama's CORS says it.
+pub(crate) fn options(asked: &http::HeaderMap) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::whole(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    let headers = response.headers_mut();
+    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+    if asked.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+        headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
+        // Whatever it wants to send: the gateway reads the few headers that it knows.
+        if let Some(wanted) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        }
+        headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("43200"));
+    }
+    response
+}
+
 /// A name that leads somewhere.
 ///
 /// # Errors
-/// In Ollama's words, which clients look for.
+/// In Ollama's words, which clients look for. Where a replica that shows all it has was not heard yet, nobody can know.
 pub(crate) fn found<'a>(table: &'a Table, name: &str) -> Result<&'a std::sync::Arc<Route>, Failure> {
-    table.route(name).ok_or_else(|| Failure::new(Code::ModelNotFound, format!("model {name:?} not found")))
+    table.route(name).ok_or_else(|| {
+        if table.unheard {
+            Failure::new(Code::NoReplica, "a replica that may have this model has not been heard yet")
+        } else {
+            Failure::quoting(Code::ModelNotFound, format!("model {name:?} not found"))
+        }
+    })
 }
 
 /// The version of the first replica that has told one: clients ask it to know what they may send.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::errors::{Code, Failure};
+
 /// The budget (`gateway.limits.bufferedBodies`). Unit: bytes.
 #[derive(Debug, Default)]
 pub struct Budget {
@@ -14,6 +16,28 @@ pub struct Budget {
 pub struct Held {
     budget: Arc<Budget>,
     bytes: usize,
+}
+
+/// Room for something that grows as it arrives, within all there is.
+#[derive(Debug)]
+pub(crate) struct Room {
+    /// What it has.
+    pub(crate) held: Held,
+    /// What all may have together. Unit: bytes.
+    pub(crate) limit: usize,
+}
+
+impl Room {
+    /// Makes room for `more` bytes.
+    ///
+    /// # Errors
+    /// There is none: a failure that may be retried.
+    pub(crate) fn grow(&mut self, more: usize) -> Result<(), Failure> {
+        if self.held.grow(more, self.limit) {
+            return Ok(());
+        }
+        Err(Failure::new(Code::Overloaded, "too many bytes of bodies and answers are in memory: try again"))
+    }
 }
 
 impl Budget {

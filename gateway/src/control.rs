@@ -80,8 +80,9 @@ impl Task {
                     if asked.elapsed() >= AGAIN {
                         self.refresh().await;
                         asked = Instant::now();
+                    } else {
+                        self.shared.refreshed.send_modify(|count| *count += 1); // what is known is new enough
                     }
-                    self.shared.refreshed.send_modify(|count| *count += 1);
                 }
             }
         }
@@ -107,6 +108,7 @@ impl Task {
         if news && let Err(error) = self.publish(table.config.clone()).await {
             tracing::error!(error, "the table could not be built again");
         }
+        self.shared.refreshed.send_modify(|count| *count += 1);
     }
 
     async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {

@@ -68,17 +68,18 @@ codes! {
     InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or stands twice. Mend the header.";
     InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
     ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
+    OriginNotAllowed "origin_not_allowed" 403 Client None, "The page that asks is of another site: its Origin is neither local, nor an application's, nor in `gateway.allowedHosts`. Have its host added.";
     HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";
     ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
     ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
     NotFound "not_found" 404 Client None, "No API has this path.";
     MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
-    RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for 30 s.";
+    RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for 30 s, or not all of it within 10 minutes.";
     BodyTooLarge "body_too_large" 413 Client None, "The body is larger than `gateway.limits.body`.";
     UnsupportedEncoding "unsupported_encoding" 415 Client None, "The body is compressed. Send it without Content-Encoding.";
     QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";
     NotSupported "not_supported" 501 Client None, "The API exists, and this version of tutti does not serve it.";
-    Overloaded "overloaded" 503 Gateway after_ms(1_000), "The bodies in memory have reached `gateway.limits.bufferedBodies`.";
+    Overloaded "overloaded" 503 Gateway after_ms(1_000), "The bodies and answers in memory have reached `gateway.limits.bufferedBodies`, or the process may open no more files.";
     QueueTimeout "queue_timeout" 503 Gateway after_ms(1_000), "No replica had a free slot within `queue.wait`.";
     NoReplica "no_replica" 503 Gateway after_ms(1_000), "No replica of the pool can be reached.";
     ShuttingDown "shutting_down" 503 Gateway after_ms(1_000), "The gateway is draining. Another one, or this one in a moment, will serve the request.";
@@ -96,12 +97,19 @@ pub struct Failure {
     pub message: String,
     /// The methods a path takes, where that was the matter.
     pub allow: Option<&'static str>,
+    /// The message quotes what a client or a replica said: it is for the client alone, and never logged.
+    pub quotes: bool,
 }
 
 impl Failure {
     /// A failure of this code with its message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), allow: None }
+        Self { code, message: message.into(), allow: None, quotes: false }
+    }
+
+    /// The same with a message that quotes what a client or a replica said.
+    pub fn quoting(code: Code, message: impl Into<String>) -> Self {
+        Self { quotes: true, ..Self::new(code, message) }
     }
 
     /// The error's JSON in the client's dialect: OpenAI's error object, or Ollama's plain `{"error": "…"}`.
@@ -152,7 +160,7 @@ pub(crate) fn json_response(status: u16, body: &serde_json::Value) -> Response<R
     response
 }
 
-/// `docs/errors.md`, from the table.
+/// `docs/reference/errors.md`, from the table.
 pub fn reference_markdown() -> String {
     let mut page = String::from(
         "# Errors\n\nEvery error tutti itself answers with. OpenAI clients get the name in `error.code`, Ollama clients the message in\n\

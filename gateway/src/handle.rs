@@ -6,10 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HOST, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_ENCODING, CONTENT_TYPE, HOST,
+    HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING, VARY,
+};
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 
+use crate::budget::Room;
 use crate::classify::{self, Api, Ask, Dialect, Reading};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Framing, Idle, Line, NoHead, Outgoing, ResponseBody, Streaming, Watch, collect};
@@ -31,11 +35,16 @@ mod header {
     pub(super) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
     pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(super) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    /// What a page's script may read of them.
+    pub(super) const EXPOSED: &str = "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, retry-after";
     pub(super) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 }
 
 /// What a replica sees of the client's headers, and nothing else.
 const PASSED_ON: [HeaderName; 3] = [ACCEPT, header::TRACEPARENT, header::TRACESTATE];
+
+/// What a client sees of the replica's headers, beside those of the gateway's own.
+const PASSED_BACK: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, RETRY_AFTER];
 
 /// How long an unknown name may wait for the replicas to be asked whether they have it by now.
 const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_secs(2);
@@ -47,18 +56,29 @@ pub(crate) async fn handle(
 ) -> Result<Response<ResponseBody>, Infallible> {
     let dialect = dialect_of(request.uri().path());
     let quiet = matches!(request.uri().path(), "/healthz" | "/readyz");
+    let is_head = request.method() == Method::HEAD;
     let mut settlement = Settlement::begin(request_id(request.headers()));
-    let mut response = match serve(&shared, request, &mut settlement).await {
-        Ok(response) => response,
-        Err(failure) => {
-            settlement.failed(&failure);
-            failure.response(dialect)
-        }
+    let origin = identify::origin(request.headers(), &shared.table().config.gateway.allowed_hosts);
+    let served = match &origin {
+        Ok(_) => serve(&shared, request, &mut settlement).await,
+        Err(failure) => Err(failure.clone()),
     };
+    let mut response = served.unwrap_or_else(|failure| {
+        settlement.failed(&failure);
+        failure.response(dialect)
+    });
     let headers = response.headers_mut();
     headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    if let Ok(Some(origin)) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(header::EXPOSED));
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
     settlement.record.status = response.status().as_u16();
     settlement.record.phase = Phase::Answering;
+    if is_head || response.body().is_end_stream() {
+        settlement.finished(); // no byte of a body will say so
+    }
     if quiet {
         settlement.silence(); // asked every few seconds by whoever runs us
     }
@@ -73,7 +93,10 @@ async fn serve(
 ) -> Result<Response<ResponseBody>, Failure> {
     let (head, body) = request.into_parts();
     let config = shared.table().config.clone();
-    identify::host(&head.headers, &config.gateway.allowed_hosts)?;
+    identify::host(&head, &config.gateway.allowed_hosts)?;
+    if head.method == Method::OPTIONS {
+        return Ok(answers::options(&head.headers));
+    }
     let ask = classify::ask(&head.method, head.uri.path())?;
     let Ask::Inference(api, in_path) = ask else {
         return with_refresh(shared, &ask).await;
@@ -81,24 +104,23 @@ async fn serve(
     settlement.record.api = Some(api);
     let named = named(&head.headers, in_path)?;
 
-    let mut held = shared.budget.hold();
     let limits = &config.gateway.limits;
-    let body =
-        intake::read(body, &head.headers, limits.body.bytes(), limits.buffered_bodies.bytes(), &mut held).await?;
+    let budget = limits.buffered_bodies.bytes();
+    let mut room = Room { held: shared.budget.hold(), limit: budget };
+    let body = intake::read(body, &head.headers, limits.body.bytes(), &mut room).await?;
     settlement.record.received = body.len();
-    settlement.hold(held);
+    settlement.hold(Some(room.held));
     let reading = classify::read(api, named, &body)?;
 
     let mut attempt = Attempt { shared, reading: &reading, body: &body, headers: &head.headers, failed_at: None };
     loop {
         let (route, permit) = attempt.slot(settlement).await?;
-        settlement.record.served = Some(route.served.clone());
         settlement.occupy(permit);
         let Some(answer) = attempt.exchange(&route, settlement).await? else {
             settlement.record.retries += 1;
             continue;
         };
-        return attempt.answer(&route, answer, settlement).await;
+        return attempt.answer(&route, answer, settlement, budget).await;
     }
 }
 
@@ -121,7 +143,7 @@ impl Attempt<'_> {
         let asked = Instant::now();
         let mut looked = false;
         let mut place = Place::default();
-        settlement.record.phase = Phase::Queued;
+        settlement.queue();
         loop {
             let (generation, route) = {
                 let table = self.shared.table();
@@ -136,19 +158,17 @@ impl Attempt<'_> {
                 }
                 Err(failure) => return Err(failure),
             };
+            settlement.record.served = Some(route.served.clone());
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
             let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
             match verdict {
                 Verdict::Go(permit) => {
-                    settlement.record.queued += asked.elapsed();
+                    settlement.unqueue();
                     return Ok((route, permit));
                 }
                 Verdict::Reroute => tokio::task::yield_now().await,
-                Verdict::Refused(code) => {
-                    settlement.record.queued += asked.elapsed();
-                    return Err(refused(code, &route));
-                }
+                Verdict::Refused(code) => return Err(refused(code, &route)),
             }
         }
     }
@@ -218,12 +238,16 @@ impl Attempt<'_> {
         route: &Route,
         (response, line): Answer,
         settlement: &mut Settlement,
+        budget: usize,
     ) -> Result<Response<ResponseBody>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else {
             return Err(Failure::new(Code::NoReplica, "no replica was chosen"));
         };
         let facts = &self.reading.facts;
         let (head, incoming) = response.into_parts();
+        if head.status.is_informational() {
+            return Err(Failure::new(Code::UpstreamError, format!("the replica answered {}", head.status)));
+        }
         let renamed = route.engine_name.as_deref().is_some_and(|name| name != facts.model);
         let rename = renamed.then(|| Bytes::from(serde_json::Value::from(&*facts.model).to_string()));
         let framing = if facts.stream && head.status.is_success() {
@@ -233,7 +257,9 @@ impl Attempt<'_> {
         };
         let mut watch = Watch::new(framing, rename);
         let body = if framing == Framing::Whole {
-            let body = collect(line, incoming, &replica, route.pool.idle).await?;
+            let mut room = Room { held: self.shared.budget.hold(), limit: budget };
+            let body = collect(line, incoming, &replica, route.pool.idle, &mut room).await?;
+            settlement.hold(Some(room.held)); // the request's body is not needed any more
             let body = if head.status.is_success() && facts.api != Api::OllamaShow {
                 watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?
             } else {
@@ -242,6 +268,7 @@ impl Attempt<'_> {
             settlement.replica_done(watch.usage());
             ResponseBody::whole(body)
         } else {
+            settlement.hold(None);
             let idle = Idle::new(route.pool.idle);
             ResponseBody::stream(Streaming {
                 line: Some(line),
@@ -257,8 +284,10 @@ impl Attempt<'_> {
         let mut answer = Response::new(body);
         *answer.status_mut() = head.status;
         let headers = answer.headers_mut();
-        if let Some(kind) = head.headers.get(CONTENT_TYPE) {
-            headers.insert(CONTENT_TYPE, kind.clone());
+        for name in PASSED_BACK {
+            if let Some(value) = head.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
         }
         headers.insert(header::REPLICA, replica.opaque.clone());
         headers.insert(

@@ -7,24 +7,24 @@ use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::time::timeout;
 
-use crate::budget::Held;
+use crate::budget::Room;
 use crate::errors::{Code, Failure};
 
 /// How long a client may pause within its body.
 const PAUSE: Duration = Duration::from_secs(30);
+/// How long all of its body may take.
+const WHOLE: Duration = Duration::from_secs(600);
+/// How much of an announced body is reserved before it has arrived. Unit: bytes.
+const AHEAD: usize = 1 << 20;
 
-/// Reads the body. `held` grows with it. Units: bytes.
+/// Reads the body. `room` grows with what has arrived, not with what was announced: announcing costs a client nothing.
+/// Unit of `max`: bytes.
 ///
 /// # Errors
 /// Too large, too slow, compressed, broken off, or no memory left for it.
-pub(crate) async fn read(
-    mut body: Incoming,
-    headers: &HeaderMap,
-    max: usize,
-    budget: usize,
-    held: &mut Held,
-) -> Result<Bytes, Failure> {
+pub(crate) async fn read(body: Incoming, headers: &HeaderMap, max: usize, room: &mut Room) -> Result<Bytes, Failure> {
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::new(
             Code::UnsupportedEncoding,
@@ -32,20 +32,15 @@ pub(crate) async fn read(
         ));
     }
     let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
-    let room = |held: &mut Held, bytes: usize| {
-        if held.grow(bytes, budget) {
-            Ok(())
-        } else {
-            Err(Failure::new(Code::Overloaded, "too many bytes of request bodies are in memory: try again"))
-        }
-    };
-    if let Some(bytes) = declared {
-        fits(bytes, max)?;
-        room(held, bytes)?;
-    }
+    fits(declared.unwrap_or(0), max)?;
+    let all = arriving(body, declared.unwrap_or(0), max, room);
+    timeout(WHOLE, all).await.unwrap_or_else(|_| Err(Failure::new(Code::RequestTimeout, "the body arrives too slowly")))
+}
+
+async fn arriving(mut body: Incoming, declared: usize, max: usize, room: &mut Room) -> Result<Bytes, Failure> {
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     loop {
-        let frame = match tokio::time::timeout(PAUSE, body.frame()).await {
+        let frame = match timeout(PAUSE, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
                 return Err(Failure::new(Code::InvalidBody, format!("the body could not be read: {error}")));
@@ -54,15 +49,13 @@ pub(crate) async fn read(
             Err(_) => return Err(Failure::new(Code::RequestTimeout, "the body stopped arriving")),
         };
         let Ok(data) = frame.into_data() else { continue };
-        if declared.is_none() {
-            fits(first.len() + rest.len() + data.len(), max)?;
-            room(held, data.len())?;
-        }
+        fits(first.len() + rest.len() + data.len(), max)?;
+        room.grow(data.len())?;
         if first.is_empty() && rest.is_empty() {
             first = data; // a small body comes in one piece, and is not copied
         } else {
             if rest.is_empty() {
-                rest.reserve(declared.unwrap_or(first.len() + data.len()));
+                rest.reserve(declared.clamp(first.len() + data.len(), AHEAD.max(first.len() + data.len())));
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&data);

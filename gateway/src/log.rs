@@ -158,7 +158,7 @@ pub(crate) fn line(record: &Record, took: Duration) {
             Outcome::Cancelled => "cancelled",
         },
         code,
-        error: record.failure.as_ref().map(|failure| &*failure.message),
+        error: record.failure.as_ref().filter(|failure| !failure.quotes).map(|failure| &*failure.message),
         phase: (outcome == Outcome::Cancelled).then_some(match record.phase {
             Phase::Reading => "reading",
             Phase::Queued => "queued",

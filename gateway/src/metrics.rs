@@ -141,7 +141,9 @@ pub(crate) fn count(record: &Record, took: Duration) {
         }
         series.duration.observe(took);
         series.queued.observe(record.queued);
-        if let Some(first) = record.first_byte {
+        // Only what a replica began to answer has a first token: refusals are quick, and say nothing of the engine.
+        let answered = record.replica.is_some() && record.status < 400;
+        if let Some(first) = record.first_byte.filter(|_| answered) {
             series.first_token.observe(first);
         }
         series.input.add(record.usage.input);
@@ -238,8 +240,16 @@ type Pick = fn(&Series) -> &Cell;
 /// The plain counters: name, help, and where their cells are.
 fn counters() -> [(&'static str, &'static str, Pick); 3] {
     [
-        ("tutti_input_tokens", "Tokens of prompts, as the replicas counted them", |series| &series.input),
-        ("tutti_output_tokens", "Tokens of answers, as the replicas counted them", |series| &series.output),
+        (
+            "tutti_input_tokens",
+            "Tokens of prompts, as the replicas counted them; 0 where a stream does not say",
+            |series| &series.input,
+        ),
+        (
+            "tutti_output_tokens",
+            "Tokens of answers, as the replicas counted them; an event a token where a stream does not say",
+            |series| &series.output,
+        ),
         ("tutti_retries", "Requests sent again after a replica could not be reached or was busy", |series| {
             &series.retries
         }),

@@ -23,6 +23,7 @@ pub struct Settlement {
     pub record: Record,
     permit: Option<Permit>,
     held: Option<Held>,
+    waits_since: Option<Instant>,
     silent: bool,
 }
 
@@ -48,6 +49,7 @@ impl Settlement {
             },
             permit: None,
             held: None,
+            waits_since: None,
             silent: false,
         })
     }
@@ -57,9 +59,22 @@ impl Settlement {
         self.silent = true;
     }
 
-    /// Holds the memory that the body takes.
-    pub(crate) fn hold(&mut self, held: Held) {
-        self.held = Some(held);
+    /// Holds memory for the body, or for the whole answer in its place; what was held before is given back.
+    pub(crate) fn hold(&mut self, held: Option<Held>) {
+        self.held = held;
+    }
+
+    /// It begins to wait for a slot.
+    pub(crate) fn queue(&mut self) {
+        self.record.phase = Phase::Queued;
+        self.waits_since = Some(Instant::now());
+    }
+
+    /// It waits no longer.
+    pub(crate) fn unqueue(&mut self) {
+        if let Some(since) = self.waits_since.take() {
+            self.record.queued += since.elapsed();
+        }
     }
 
     /// Holds a slot; the one held before is given back.
@@ -73,7 +88,6 @@ impl Settlement {
     pub(crate) fn replica_done(&mut self, usage: Usage) {
         self.record.usage = usage;
         self.permit = None;
-        self.held = None;
     }
 
     /// The request ends with this failure.
@@ -101,6 +115,7 @@ impl Drop for Settlement {
     fn drop(&mut self) {
         self.permit = None;
         self.held = None;
+        self.unqueue();
         if self.silent {
             return;
         }

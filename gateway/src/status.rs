@@ -174,7 +174,11 @@ impl Collector for Gauges {
                 "When the configuration last changed or was refused, in Unix time",
                 status.reload.at,
             ),
-            ("tutti_buffered_body_bytes", "Bytes of request bodies in memory", self.buffered as i64),
+            (
+                "tutti_buffered_body_bytes",
+                "Bytes of request bodies and of whole answers in memory",
+                self.buffered as i64,
+            ),
         ];
         for (name, help, value) in gauges {
             let gauge = ConstGauge::new(value);

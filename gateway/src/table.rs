@@ -68,6 +68,8 @@ pub struct Table {
     pub config: Arc<Config>,
     /// The pools, as configured.
     pub pools: Vec<Arc<Pool>>,
+    /// Whether a replica that may have models of its own to show has not said which.
+    pub unheard: bool,
     routes: HashMap<Box<str>, Arc<Route>>,
     /// The names to list, in order: each model once, under its own name.
     listed: Vec<Arc<Route>>,
@@ -85,8 +87,14 @@ impl Table {
         generation: u32,
         registry: &mut Registry,
     ) -> Result<Self, String> {
-        let mut table =
-            Self { generation, config: config.clone(), pools: Vec::new(), routes: HashMap::new(), listed: Vec::new() };
+        let mut table = Self {
+            generation,
+            config: config.clone(),
+            pools: Vec::new(),
+            unheard: false,
+            routes: HashMap::new(),
+            listed: Vec::new(),
+        };
         for spec in &config.pools {
             let pool = pool(spec, registry)?;
             table.pools.push(pool);
@@ -122,6 +130,7 @@ impl Table {
         }
         for (spec, pool) in config.pools.iter().zip(table.pools.clone()) {
             if spec.expose == Expose::All {
+                table.unheard |= pool.replicas.iter().any(|replica| !catalog.contains_key(&replica.id));
                 table.expose(spec, &pool, catalog, registry);
             }
         }

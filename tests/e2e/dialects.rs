@@ -122,6 +122,8 @@ fn the_gateways_own_pages() {
     client.send("HEAD", "/", &[], "").unwrap();
     let head = client.head().unwrap();
     assert_eq!((head.status, head.header("content-length")), (200, Some("17")));
+    drop(client);
+    assert_eq!(tutti.wait_logged("the last", |line| line["sent"] == 0)["outcome"], "ok", "an answer without a body");
     for path in ["/healthz", "/readyz"] {
         ok(tutti.ask("GET", path, ""));
         ok(tutti_tests::Client::connect(&tutti.ops()).unwrap().ask("GET", path, &[], ""));
@@ -192,6 +194,26 @@ fn a_strangers_host_is_refused_and_a_listed_one_is_not() {
     let tutti = Tutti::start(&config);
     for (host, status) in [("evil.example", 403), ("gate.bank", 200), ("gate.bank:80", 200), ("localhost", 200)] {
         assert_eq!(tutti.client().ask("GET", "/api/tags", &[("Host", host)], "").status, status, "{host}");
+    }
+}
+
+#[test]
+fn a_strangers_page_may_not_ask_and_a_local_one_may_read_the_answer() {
+    let replica = simulator();
+    let tutti = Tutti::before(&[replica.url()]);
+    let stranger = [("Origin", "https://evil.example"), ("Content-Type", "text/plain")];
+    let answer = tutti.client().ask("POST", "/v1/chat/completions", &stranger, &chat("m", false));
+    assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (403, Some("origin_not_allowed")));
+    assert_eq!(answer.header("access-control-allow-origin"), None);
+    assert_eq!(inference(&replica.seen()).len(), 0);
+    let local = ("Origin", "http://localhost:3000");
+    let preflight = [local, ("Access-Control-Request-Method", "POST"), ("Access-Control-Request-Headers", "x-a")];
+    let answer = tutti.client().ask("OPTIONS", "/api/chat", &preflight, "");
+    assert_eq!((answer.status, answer.header("access-control-allow-headers")), (204, Some("x-a")));
+    assert!(answer.header("access-control-allow-methods").is_some_and(|methods| methods.contains("POST")));
+    for (path, status) in [("/api/chat", 200), ("/nowhere", 404)] {
+        let answer = tutti.client().ask("POST", path, &[local], &chat("m", false));
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (status, Some(local.1)));
     }
 }
 
@@ -315,6 +337,11 @@ fn limits_are_said() {
     let large = chat(&"m".repeat(5000), false);
     let answer = tutti.ask("POST", "/v1/chat/completions", &large);
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (413, Some("body_too_large")));
+    // What is announced takes no memory: what arrives does.
+    let mut slow = tutti.client();
+    let head = format!("POST /api/chat HTTP/1.1\r\nHost: {}\r\nContent-Length: 4000\r\n\r\n{{", tutti.listen());
+    slow.send_raw(head.as_bytes()).unwrap();
+    tutti_tests::eventually("its first byte", || (tutti.metric("tutti_buffered_body_bytes", &[]) == 1.0).then_some(()));
     let gzip = [("Content-Encoding", "gzip")];
     let answer = tutti.client().ask("POST", "/v1/chat/completions", &gzip, &chat("m", false));
     assert_eq!((answer.status, answer.json()["error"]["code"].as_str()), (415, Some("unsupported_encoding")));

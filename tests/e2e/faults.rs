@@ -1,5 +1,6 @@
 //! Replicas that fail in each way they can.
 
+use std::io::{Read, Write};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -67,6 +68,56 @@ fn a_broken_stream_never_ends_like_a_success() {
         assert!(lines.iter().all(|line| line["done"] != true), "{fault:?}: {lines:?}");
         assert!(lines.last().is_some_and(|line| line["error"].is_string()), "{fault:?}: {}", ollama.text());
     }
+}
+
+/// A replica made by hand: lists `m`, answers a chat with this piece of a stream, and leaves the connection open.
+fn by_hand(piece: &str) -> String {
+    let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{piece}\r\n", piece.len());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("{error}"));
+    let url = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut bytes = [0; 65536];
+                while let Ok(read @ 1..) = stream.read(&mut bytes) {
+                    let list = r#"{"version":"0","models":[{"name":"m"}]}"#;
+                    let answer = match bytes[..read].starts_with(b"POST") {
+                        true => answer.clone(),
+                        false => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{list}", list.len()),
+                    };
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+            });
+        }
+    });
+    url
+}
+
+#[test]
+fn a_stream_that_has_ended_well_stays_well_whatever_comes_of_its_connection() {
+    let url = by_hand("{\"model\":\"m\",\"done\":true}\n");
+    let fields = "expose: all\n    slots: 1\n    timeouts: { idle: 300ms }";
+    let tutti = Tutti::start(&pool(&[url], fields));
+    let mut first = tutti.begin("/api/chat", &chat(true));
+    assert_eq!(first.head().unwrap().status, 200);
+    assert!(!first.chunk().unwrap().is_empty());
+    // Its slot is free although its replica has not said that nothing follows.
+    eventually("nothing in flight", || (tutti.metric("tutti_requests_in_flight", &[]) == 0.0).then_some(()));
+    assert_eq!(first.chunk().unwrap(), b"", "no error after the end");
+    assert_eq!(tutti.wait_logged("its line", |line| line["api"] == "/api/chat")["outcome"], "ok");
+}
+
+#[test]
+fn what_a_replica_says_is_for_the_client_and_not_for_the_log() {
+    let url = by_hand("{\"error\":\"boom SECRET\"}\n");
+    let tutti = Tutti::start(&pool(&[url], "expose: all"));
+    assert!(tutti.ask("POST", "/api/chat", &chat(true)).text().contains("boom SECRET"));
+    tutti.ask("POST", "/models/m/api/SECRET", "");
+    let line = tutti.wait_logged("the stream's", |line| line["api"] == "/api/chat");
+    assert_eq!(line["code"], "stream_interrupted");
+    tutti.wait_logged("the other", |line| line["status"] == 404);
+    assert!(!format!("{:?}", tutti.logged()).contains("SECRET"));
 }
 
 #[test]
@@ -170,7 +221,7 @@ fn a_gateway_that_starts_before_its_replicas_finds_them() {
     let address = simulator().addr(); // free again at once
     let tutti = Tutti::before(&[format!("http://{address}")]);
     let answer = tutti.ask("POST", "/api/chat", &chat(false));
-    assert!([404, 503].contains(&answer.status), "{}", answer.text());
+    assert_eq!(answer.status, 503, "nobody can know what it has: {}", answer.text());
     let _replica = simulator_with(Config { listen: address, ..quick() });
     eventually("an answer", || (tutti.ask("POST", "/api/chat", &chat(false)).status == 200).then_some(()));
 }

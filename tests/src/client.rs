@@ -99,6 +99,7 @@ impl Client {
         let chunked = answer.header("transfer-encoding").is_some_and(|coding| coding.contains("chunked"));
         let length = answer.header("content-length").and_then(|length| length.parse::<usize>().ok());
         answer.complete = match (chunked, length) {
+            _ if matches!(answer.status, 204 | 304) => true, // without a body, whatever the header says
             (true, _) => self.chunks(&mut answer.body)?,
             (false, Some(length)) => {
                 let read = self.stream.by_ref().take(length as u64).read_to_end(&mut answer.body);

@@ -129,7 +129,7 @@ pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
         return if method == Method::POST { Ok(Ask::Inference(api, named)) } else { Err(wants("POST", method, path)) };
     }
     if named.is_some() {
-        return Err(Failure::new(Code::NotFound, format!("there is no {path} under /models/…")));
+        return Err(Failure::quoting(Code::NotFound, format!("there is no {path} under /models/…")));
     }
     let get = |ask: Ask| if method == Method::GET { Ok(ask) } else { Err(wants("GET", method, path)) };
     let look = |ask: Ask| {
@@ -176,7 +176,7 @@ fn decoded(part: &str) -> Result<String, Failure> {
 }
 
 fn wants(allow: &'static str, method: &Method, path: &str) -> Failure {
-    let mut failure = Failure::new(Code::MethodNotAllowed, format!("{path} takes {allow}, not {method}"));
+    let mut failure = Failure::quoting(Code::MethodNotAllowed, format!("{path} takes {allow}, not {method}"));
     failure.allow = Some(allow);
     failure
 }

@@ -30,8 +30,6 @@ pub struct Facts {
     pub model: String,
     /// Whether the answer is a stream.
     pub stream: bool,
-    /// The body's length. Unit: bytes.
-    pub body_bytes: usize,
 }
 
 /// A body that was read: its facts, and where its model's name stands.
@@ -102,7 +100,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
         ));
     };
     check_name(&model)?;
-    Ok(Reading { facts: Facts { api, model, stream, body_bytes: body.len() }, model_at })
+    Ok(Reading { facts: Facts { api, model, stream }, model_at })
 }
 
 /// Keeps a controlled member; refuses one that stands twice or is spelled in another case.

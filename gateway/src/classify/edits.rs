@@ -25,11 +25,6 @@ impl Edits {
         self.0.insert(at, (range, with));
     }
 
-    /// Whether nothing is changed.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     /// The changed body, in order. The pieces that were not changed share `body`'s memory.
     pub fn apply(&self, body: &Bytes) -> Pieces {
         let mut pieces = Pieces::new();

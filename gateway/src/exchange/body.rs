@@ -14,6 +14,7 @@ use tokio::time::Sleep;
 
 use super::event::{Framing, print_error};
 use super::{Broken, Line, Watch};
+use crate::budget::Room;
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
 use crate::replica::Replica;
@@ -138,11 +139,13 @@ impl Streaming {
             if let Some(line) = &mut self.line {
                 line.drive(cx);
             }
+            let whole = self.watch.is_done(); // then whatever is the matter with the rest, the answer is all there
             let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.last = Instant::now();
                     frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.watch.chunk(chunk))
                 }
+                Poll::Ready(Some(Err(_))) if whole => self.finish(),
                 Poll::Ready(Some(Err(error))) => {
                     Err((Bytes::new(), Broken::Garbled(format!("the replica's stream broke off: {error}"))))
                 }
@@ -154,6 +157,7 @@ impl Streaming {
                     self.watch.end()
                 }
                 Poll::Pending => match self.idle.poll_expired(cx) {
+                    Poll::Ready(()) if whole => self.finish(),
                     Poll::Ready(()) => {
                         let silent = format!("the replica was silent for {:?} within its answer", self.idle.limit);
                         Err((Bytes::new(), Broken::Garbled(silent)))
@@ -165,7 +169,7 @@ impl Streaming {
                 Ok(bytes) => bytes,
                 Err((good, broken)) => self.broken(good, broken, settlement.as_deref_mut()),
             };
-            if self.ended
+            if (self.ended || self.watch.is_done())
                 && let Some(settlement) = settlement.as_deref_mut()
             {
                 settlement.replica_done(self.watch.usage());
@@ -178,6 +182,13 @@ impl Streaming {
         Poll::Ready(None)
     }
 
+    /// Ends a stream whose last event has gone out and whose connection did not end well.
+    fn finish(&mut self) -> Result<Bytes, (Bytes, Broken)> {
+        self.ended = true;
+        self.line = None;
+        self.watch.end()
+    }
+
     /// Ends the stream in a way that no client takes for a success: with an error event, and without the dialect's
     /// last one. The connection to the replica goes with it.
     fn broken(&mut self, good: Bytes, broken: Broken, settlement: Option<&mut Settlement>) -> Bytes {
@@ -187,7 +198,11 @@ impl Streaming {
             Broken::Said(message) => (message, false),
             Broken::Garbled(message) => (message, true),
         };
-        let failure = Failure::new(Code::StreamInterrupted, message);
+        let failure = if tell {
+            Failure::new(Code::StreamInterrupted, message)
+        } else {
+            Failure::quoting(Code::StreamInterrupted, message)
+        };
         if let Some(settlement) = settlement {
             settlement.failed(&failure);
         }
@@ -212,6 +227,7 @@ pub(crate) async fn collect(
     mut incoming: Incoming,
     replica: &Replica,
     idle: Duration,
+    room: &mut Room,
 ) -> Result<Bytes, Failure> {
     let limit = idle;
     let mut idle: Option<Idle> = None; // most answers come with their head, and need no timer
@@ -227,6 +243,7 @@ pub(crate) async fn collect(
         match frame.await {
             Ok(Some(Ok(frame))) => {
                 let Ok(data) = frame.into_data() else { continue };
+                room.grow(data.len())?;
                 if first.is_empty() && rest.is_empty() {
                     first = data; // the only one, mostly: no copy
                 } else {

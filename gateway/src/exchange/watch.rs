@@ -50,11 +50,16 @@ impl Watch {
         Self { framing, rename, partial: BytesMut::new(), usage: Usage::default(), pieces: 0, done: false }
     }
 
-    /// Tokens so far: what the replica counted, or else a token an event.
+    /// Tokens so far: what the replica counted, or, where it does not say, an event counts for a token.
     pub(crate) fn usage(&self) -> Usage {
         let output =
             if self.usage.output == 0 && self.framing != Framing::Whole { self.pieces } else { self.usage.output };
         Usage { output, ..self.usage }
+    }
+
+    /// Whether the last event has been seen.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done
     }
 
     /// Takes a chunk of a stream; yields what goes on to the client, perhaps nothing yet.
