@@ -46,6 +46,8 @@ pub struct Arrival {
     pub slots: Arc<[SlotId]>,
     /// When it has waited long enough.
     pub until: Instant,
+    /// The slots that have just failed it: it waits for the others, unless there are none.
+    pub exclude: Option<SlotId>,
 }
 
 /// What to do. Actions are carried out in order.
@@ -67,13 +69,16 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Scheduler {
     bound: usize,
-    waiting: HashMap<WaiterId, (TargetId, Instant)>,
-    lines: HashMap<TargetId, Line>,
+    waiting: HashMap<WaiterId, (LineId, Instant)>,
+    lines: HashMap<LineId, Line>,
     slots: HashMap<SlotId, Slot>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
 }
 
-/// Those who wait for the same target, in order.
+/// A target, and which of its slots nobody in the line may take.
+type LineId = (TargetId, Option<SlotId>);
+
+/// Those who wait for the same slots, in order.
 #[derive(Debug)]
 struct Line {
     slots: Arc<[SlotId]>,
@@ -84,7 +89,7 @@ struct Line {
 #[derive(Debug, Default)]
 struct Slot {
     view: Option<View>,
-    lines: SmallVec<[TargetId; 1]>,
+    lines: SmallVec<[LineId; 1]>,
 }
 
 impl Scheduler {
@@ -119,7 +124,7 @@ impl Scheduler {
                 let gone: Vec<WaiterId> = self
                     .lines
                     .iter()
-                    .filter(|(id, _)| !live.contains(id))
+                    .filter(|((target, _), _)| !live.contains(target))
                     .flat_map(|(_, line)| line.waiters.iter().copied())
                     .collect();
                 for waiter in gone {
@@ -151,16 +156,20 @@ impl Scheduler {
     }
 
     fn arrive(&mut self, arrival: Arrival, actions: &mut Vec<Action>) {
-        let Arrival { waiter, target, slots, until } = arrival;
+        let Arrival { waiter, target, slots, until, exclude } = arrival;
         if slots.is_empty() {
             return actions.push(Action::Reject(waiter, Code::NoReplica));
         }
         if self.waiting.len() >= self.bound {
             return actions.push(Action::Reject(waiter, Code::QueueFull));
         }
-        self.waiting.insert(waiter, (target, until));
+        let others = |exclude: SlotId| slots.iter().copied().filter(move |slot| *slot != exclude);
+        let exclude = exclude.filter(|exclude| others(*exclude).next().is_some());
+        let id = (target, exclude);
+        let slots = exclude.map_or_else(|| slots.clone(), |exclude| others(exclude).collect());
+        self.waiting.insert(waiter, (id, until));
         self.deadlines.insert((until, waiter));
-        let line = self.lines.entry(target).or_insert_with(|| Line { slots: slots.clone(), waiters: BTreeSet::new() });
+        let line = self.lines.entry(id).or_insert_with(|| Line { slots: slots.clone(), waiters: BTreeSet::new() });
         line.waiters.insert(waiter);
         if line.waiters.len() > 1 {
             return; // the gates are closed, and those before it have not been served either
@@ -170,7 +179,7 @@ impl Scheduler {
             if known.lines.is_empty() {
                 actions.push(Action::CloseGate(*slot));
             }
-            known.lines.push(target);
+            known.lines.push(id);
         }
         // Where another line had closed the gates before, no answer to CloseGate will come.
         if slots.iter().all(|slot| self.slots[slot].view.is_some()) {
@@ -213,18 +222,18 @@ impl Scheduler {
 
     /// Takes a waiter out; the last of its line opens the gates that no other line needs.
     fn leave(&mut self, waiter: WaiterId, actions: &mut Vec<Action>) {
-        let Some((target, until)) = self.waiting.remove(&waiter) else { return };
+        let Some((line_id, until)) = self.waiting.remove(&waiter) else { return };
         self.deadlines.remove(&(until, waiter));
-        let Some(line) = self.lines.get_mut(&target) else { return };
+        let Some(line) = self.lines.get_mut(&line_id) else { return };
         line.waiters.remove(&waiter);
         if !line.waiters.is_empty() {
             return;
         }
         let slots = line.slots.clone();
-        self.lines.remove(&target);
+        self.lines.remove(&line_id);
         for id in slots.iter() {
             if let Some(slot) = self.slots.get_mut(id) {
-                slot.lines.retain(|line| *line != target);
+                slot.lines.retain(|line| *line != line_id);
                 if slot.lines.is_empty() {
                     self.slots.remove(id);
                     actions.push(Action::OpenGate(*id));

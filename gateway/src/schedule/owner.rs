@@ -70,18 +70,23 @@ impl Target {
         &self.slots
     }
 
-    /// The fast path: the least loaded of the open slots. `exclude` is a replica that has just failed this request.
-    fn take(&self, generation: u32, exclude: Option<&Replica>) -> Result<Arc<Slots>, Busy> {
-        let all_suspect = self.slots.iter().all(|slots| slots.view().suspect);
+    /// Those of its slots that are on this replica.
+    fn on(&self, replica: &Replica) -> Option<SlotId> {
+        self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
+    }
+
+    /// The fast path: the least loaded of the open slots. `exclude` are those that have just failed this request.
+    fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
+        let allowed = || self.slots.iter().filter(|slots| exclude != Some(slots.id));
+        let all_suspect = allowed().all(|slots| slots.view().suspect);
         for _ in 0..=self.slots.len() {
             let mut best: Option<(u16, &Arc<Slots>)> = None;
-            for slots in &self.slots {
+            for slots in allowed() {
                 let view = slots.view();
                 if view.closed {
                     return Err(Busy::Full); // others wait: nobody passes them
                 }
-                let excluded = exclude.is_some_and(|replica| std::ptr::eq(replica, &raw const *slots.replica));
-                let usable = view.free() > 0 && (all_suspect || !view.suspect) && !excluded;
+                let usable = view.free() > 0 && (all_suspect || !view.suspect);
                 if usable && best.is_none_or(|(load, _)| view.in_flight < load) {
                     best = Some((view.in_flight, slots));
                 }
@@ -145,6 +150,7 @@ enum Message {
         waiter: WaiterId,
         target: Arc<Target>,
         until: Instant,
+        exclude: Option<SlotId>,
         reply: oneshot::Sender<Verdict>,
         owner: Arc<Owner>,
     },
@@ -204,7 +210,8 @@ impl Owner {
     }
 
     /// Takes a slot of the target, at once or when it is the request's turn. A request that was told to reroute asks
-    /// again with the same place and keeps its turn.
+    /// again with the same place and keeps its turn. `exclude` is a replica that has just failed the request: it waits
+    /// for another, unless the target has none.
     pub async fn acquire(
         self: &Arc<Self>,
         target: &Arc<Target>,
@@ -213,6 +220,7 @@ impl Owner {
         place: &mut Place,
         exclude: Option<&Replica>,
     ) -> Verdict {
+        let exclude = exclude.and_then(|replica| target.on(replica));
         match target.take(generation, exclude) {
             Ok(slots) => return Verdict::Go(Permit { slots, owner: self.clone() }),
             Err(Busy::Stale) => return Verdict::Reroute,
@@ -221,7 +229,7 @@ impl Owner {
         let (reply, verdict) = oneshot::channel();
         let waiter = place.of(self);
         place.waits = true;
-        self.send(Message::Arrive { waiter, target: target.clone(), until, reply, owner: self.clone() });
+        self.send(Message::Arrive { waiter, target: target.clone(), until, exclude, reply, owner: self.clone() });
         let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
         place.waits = false;
         verdict
@@ -285,10 +293,11 @@ impl Task {
                     self.on(Event::Slot(slot, view));
                 }
             }
-            Some(Message::Arrive { waiter, target, until, reply, owner }) => {
+            Some(Message::Arrive { waiter, target, until, exclude, reply, owner }) => {
                 self.slots.extend(target.slots.iter().map(|slots| (slots.id, slots.clone())));
                 self.replies.insert(waiter, (reply, owner));
-                self.on(Event::Arrive(Arrival { waiter, target: target.id, slots: target.ids.clone(), until }));
+                let slots = target.ids.clone();
+                self.on(Event::Arrive(Arrival { waiter, target: target.id, slots, until, exclude }));
             }
             Some(Message::Table { live, bound, done }) => {
                 self.core.set_bound(bound);

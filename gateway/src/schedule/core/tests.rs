@@ -14,12 +14,15 @@ struct World {
     slots: BTreeMap<SlotId, View>,
     /// Who was dispatched where, or passed by the fast path.
     running: Vec<(SlotId, Option<WaiterId>)>,
-    /// Who waits, by target, in order.
-    waiting: BTreeMap<WaiterId, TargetId>,
+    /// Who waits for what, in order.
+    waiting: BTreeMap<WaiterId, Wish>,
     departed: HashSet<WaiterId>,
     ended: Vec<(WaiterId, Code)>,
     next: WaiterId,
 }
+
+/// A target, and the slot of it that the waiter shall not have.
+type Wish = (TargetId, Option<SlotId>);
 
 /// Two targets: one with the slots 0 and 1, the other with slot 2 alone.
 const TARGETS: [&[SlotId]; 2] = [&[0, 1], &[2]];
@@ -56,13 +59,11 @@ impl World {
                     }
                     Action::OpenGate(id) => self.slots.get_mut(&id).unwrap().closed = false,
                     Action::Dispatch(waiter, slot) => {
-                        let target = self.waiting.remove(&waiter).expect("dispatched, and does not wait");
+                        let wish = self.waiting.remove(&waiter).expect("dispatched, and does not wait");
                         assert!(!self.departed.contains(&waiter), "dispatched after it left");
-                        assert!(
-                            !self.waiting.iter().any(|(id, other)| *other == target && *id < waiter),
-                            "passed an older one"
-                        );
-                        assert!(TARGETS[target as usize].contains(&slot));
+                        let mut older = self.waiting.range(..waiter);
+                        assert!(!older.any(|(_, wish)| self.room(*wish).contains(&slot)), "passed an older one");
+                        assert!(self.room(wish).contains(&slot), "not a slot for this one");
                         let view = self.slots.get_mut(&slot).unwrap();
                         assert!(view.closed, "dispatched through an open gate");
                         view.in_flight += 1;
@@ -85,28 +86,36 @@ impl World {
     fn check(&self) {
         assert_eq!(self.core.len(), self.waiting.len());
         assert!(self.core.len() <= BOUND);
-        for (target, slots) in TARGETS.iter().enumerate() {
-            let waits = self.waiting.values().any(|id| *id as usize == target);
-            let views: Vec<View> = slots.iter().map(|id| self.slots[id]).collect();
-            assert!(views.iter().all(|view| view.closed == waits), "a gate is closed exactly while somebody waits");
-            let all_suspect = views.iter().all(|view| view.suspect);
-            let room = views.iter().any(|view| view.free() > 0 && (all_suspect || !view.suspect));
-            assert!(!(waits && room), "somebody waits beside a free slot");
+        assert!(self.waiting.values().all(|wish| self.room(*wish).is_empty()), "somebody waits beside a free slot");
+        for (id, view) in &self.slots {
+            let waits = self.waiting.values().any(|wish| allowed(*wish).contains(id));
+            assert_eq!(view.closed, waits, "a gate is closed exactly while somebody waits for it");
         }
     }
 
+    /// The slots that would do now.
+    fn room(&self, wish: Wish) -> Vec<SlotId> {
+        let mut slots = allowed(wish);
+        let all_suspect = slots.iter().all(|id| self.slots[id].suspect);
+        slots.retain(|id| self.slots[id].free() > 0 && (all_suspect || !self.slots[id].suspect));
+        slots
+    }
+
     /// A request: by the fast path where it is open, else to the owner.
-    fn request(&mut self, target: TargetId) {
-        let slots = TARGETS[target as usize];
+    fn request(&mut self, target: TargetId, exclude: Option<SlotId>) {
+        let slots = allowed((target, exclude));
         if let Some(id) = slots.iter().find(|id| !self.slots[id].closed && self.slots[id].free() > 0) {
             self.slots.get_mut(id).unwrap().in_flight += 1;
             return self.running.push((*id, None));
         }
-        let waiter = self.next;
+        self.arrive(target, exclude);
+    }
+
+    fn arrive(&mut self, target: TargetId, exclude: Option<SlotId>) {
+        let (waiter, until, slots) = (self.next, self.now + WAIT, TARGETS[target as usize].into());
         self.next += 1;
-        self.waiting.insert(waiter, target);
-        let until = self.now + WAIT;
-        self.on(Event::Arrive(Arrival { waiter, target, slots: slots.into(), until }));
+        self.waiting.insert(waiter, (target, exclude));
+        self.on(Event::Arrive(Arrival { waiter, target, slots, until, exclude }));
     }
 
     fn give_back(&mut self, pick: usize) {
@@ -139,9 +148,16 @@ impl World {
     }
 }
 
+/// The slots that a waiter may ever have: all but the excluded one, unless there is no other.
+fn allowed((target, exclude): Wish) -> Vec<SlotId> {
+    let all = TARGETS[target as usize];
+    let others: Vec<SlotId> = all.iter().copied().filter(|id| Some(*id) != exclude).collect();
+    if others.is_empty() { all.to_vec() } else { others }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
-    Request(TargetId),
+    Request(TargetId, Option<SlotId>),
     GiveBack(usize),
     Depart(usize),
     Suspect(SlotId, bool),
@@ -151,7 +167,7 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..2u64).prop_map(Step::Request),
+        6 => (0..2u64, prop::option::of(0..3u64)).prop_map(|(target, exclude)| Step::Request(target, exclude)),
         4 => any::<usize>().prop_map(Step::GiveBack),
         2 => any::<usize>().prop_map(Step::Depart),
         1 => (0..3u64, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
@@ -166,7 +182,7 @@ proptest! {
         let mut world = World::new(limit);
         for step in steps {
             match step {
-                Step::Request(target) => world.request(target),
+                Step::Request(target, exclude) => world.request(target, exclude),
                 Step::GiveBack(pick) => world.give_back(pick),
                 Step::Depart(pick) => world.depart(pick),
                 Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
@@ -196,7 +212,7 @@ proptest! {
 fn a_full_queue_refuses_and_a_long_wait_ends() {
     let mut world = World::new(1);
     for _ in 0..BOUND + 2 {
-        world.request(1); // one runs, BOUND wait, one is refused
+        world.request(1, None); // one runs, BOUND wait, one is refused
     }
     assert_eq!(world.ended, [(BOUND as u64, Code::QueueFull)]);
     assert_eq!(world.core.next_tick(), Some(world.now + WAIT));
@@ -210,14 +226,29 @@ fn a_full_queue_refuses_and_a_long_wait_ends() {
 fn the_least_loaded_is_taken_and_a_suspect_one_last() {
     let mut world = World::new(2);
     for _ in 0..4 {
-        world.request(0);
+        world.request(0, None);
     }
     world.suspect(0, true);
-    world.request(0);
-    world.request(0);
+    world.request(0, None);
+    world.request(0, None);
     world.running.sort_unstable();
     world.give_back(0); // one of slot 0: its replica is suspect, and nobody is sent there
     assert_eq!(world.core.len(), 2);
     world.suspect(1, true); // all are: better to try than to wait
     assert_eq!(world.core.len(), 1);
+}
+
+#[test]
+fn a_retry_waits_for_another_replica_than_the_one_that_failed_it() {
+    let mut world = World::new(1);
+    world.slots.get_mut(&1).unwrap().in_flight = 1;
+    world.running.push((1, None));
+    world.arrive(0, Some(0));
+    assert_eq!(world.core.len(), 1, "slot 0 is free, and it is not for this one");
+    world.arrive(0, None);
+    assert_eq!(world.running, [(1, None), (0, Some(1))], "another may have it");
+    world.give_back(0);
+    assert_eq!(world.running, [(0, Some(1)), (1, Some(0))]);
+    world.arrive(1, Some(2));
+    assert_eq!(world.running.last(), Some(&(2, Some(2))), "there is no other");
 }
