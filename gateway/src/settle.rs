@@ -64,8 +64,9 @@ impl Settlement {
         self.held = held;
     }
 
-    /// It begins to wait for a slot.
+    /// It begins to wait for a slot, and gives back the one it held: two retries must not wait for each other's.
     pub(crate) fn queue(&mut self) {
+        self.permit = None;
         self.record.phase = Phase::Queued;
         self.waits_since = Some(Instant::now());
     }
@@ -77,7 +78,7 @@ impl Settlement {
         }
     }
 
-    /// Holds a slot; the one held before is given back.
+    /// Holds a slot.
     pub(crate) fn occupy(&mut self, permit: Permit) {
         self.record.replica = Some(permit.replica().clone());
         self.record.phase = Phase::Waiting;
