@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tutti_api::PoolSpec;
+use tutti_api::{PoolSpec, canonical};
 
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -41,7 +41,7 @@ pub struct Live<'a> {
 pub struct Registry {
     replicas: HashMap<(Box<str>, Box<str>), Arc<Replica>>,
     owners: HashMap<Box<str>, Arc<Owner>>,
-    /// By engine name and replicas; with the number of slots each replica has.
+    /// By canonical engine name and replicas; with the number of slots each replica has.
     targets: HashMap<TargetKey, (Arc<Target>, u16)>,
     /// By model, revision and pool.
     served: HashMap<[Box<str>; 3], Arc<Served>>,
@@ -67,9 +67,10 @@ impl Registry {
         self.owners.entry(pool.into()).or_insert_with(|| Owner::start(bound)).clone()
     }
 
-    /// The slots for an engine name on these replicas; the same ones again while the replicas stay the same.
+    /// The slots for an engine name, however it is spelt, on these replicas; the same ones again while the replicas
+    /// stay the same.
     pub fn target(&mut self, replicas: &[Arc<Replica>], engine_name: &str, generation: u32, limit: u16) -> Arc<Target> {
-        let key = (engine_name.into(), replicas.iter().map(|replica| replica.id).collect());
+        let key = (canonical(engine_name).into(), replicas.iter().map(|replica| replica.id).collect());
         let slots = || replicas.iter().map(|replica| replica.slots(engine_name, generation, limit)).collect();
         let target = self.targets.entry(key).or_insert_with(|| (Target::new(slots()), limit));
         target.1 = limit;

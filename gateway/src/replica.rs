@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use http::HeaderValue;
-use tutti_api::ReplicaUrl;
+use tutti_api::{ReplicaUrl, canonical};
 
 use crate::schedule::Slots;
 
@@ -27,7 +27,7 @@ pub struct Replica {
     pub opaque: HeaderValue,
     suspect: AtomicBool,
     version: Mutex<Option<String>>,
-    /// Weak, for the slots refer to their replica; targets keep them.
+    /// By canonical engine name. Weak, for the slots refer to their replica; targets keep them.
     slots: Mutex<HashMap<Box<str>, Weak<Slots>>>,
 }
 
@@ -56,11 +56,12 @@ impl Replica {
         }))
     }
 
-    /// The slots of the runner that serves `engine_name` here, under the table of this generation.
+    /// The slots of the runner that serves `engine_name`, however it is spelt, here, under the table of this generation.
     pub fn slots(self: &Arc<Self>, engine_name: &str, generation: u32, limit: u16) -> Arc<Slots> {
+        let engine_name = canonical(engine_name);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slots| slots.strong_count() > 0);
-        if let Some(known) = slots.get(engine_name).and_then(Weak::upgrade) {
+        if let Some(known) = slots.get(&*engine_name).and_then(Weak::upgrade) {
             return known;
         }
         let new = Slots::new(self.clone(), generation, limit);
@@ -69,7 +70,7 @@ impl Replica {
         new
     }
 
-    /// All its slots, by engine name.
+    /// All its slots, by canonical engine name.
     pub fn all_slots(&self) -> Vec<(Box<str>, Arc<Slots>)> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.upgrade()?))).collect()
