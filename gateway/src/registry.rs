@@ -1,9 +1,9 @@
 //! What outlives a table: replicas, their slots, the pools' queues, the numbers of what is served.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
-use tutti_api::{PoolSpec, canonical};
+use tutti_api::{PoolSpec, ReplicaUrl, canonical};
 
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -32,15 +32,16 @@ pub struct Live<'a> {
     pub targets: Vec<Arc<Target>>,
     /// Its pools.
     pub pools: &'a [PoolSpec],
-    /// Its replicas, by number.
-    pub replicas: Vec<u64>,
 }
 
 /// Everything with a state that tables refer to. Lives on the control thread, which alone builds tables.
+///
+/// Replicas and queues are kept by tables and by requests in flight: what a table drops and a later one names again is
+/// the same, with its slots in use, as long as anybody uses it.
 #[derive(Debug, Default)]
 pub struct Registry {
-    replicas: HashMap<(Box<str>, Box<str>), Arc<Replica>>,
-    owners: HashMap<Box<str>, Arc<Owner>>,
+    replicas: HashMap<(Box<str>, ReplicaUrl), Weak<Replica>>,
+    owners: HashMap<Box<str>, Weak<Owner>>,
     /// By canonical engine name and replicas; with the number of slots each replica has.
     targets: HashMap<TargetKey, (Arc<Target>, u16)>,
     /// By model, revision and pool.
@@ -48,23 +49,29 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The replica of a pool at this URL.
+    /// The replica of a pool at this URL, however it is spelt.
     ///
     /// # Errors
     /// Why the URL leads nowhere.
     pub fn replica(&mut self, pool: &str, url: &str) -> Result<Arc<Replica>, String> {
-        let key = (pool.into(), url.into());
-        if let Some(replica) = self.replicas.get(&key) {
-            return Ok(replica.clone());
+        let url: ReplicaUrl = url.parse().map_err(|error| format!("this is no replica's URL: {error}"))?;
+        let key = (pool.into(), url);
+        if let Some(known) = self.replicas.get(&key).and_then(Weak::upgrade) {
+            return Ok(known);
         }
-        let replica = Replica::new(url)?;
-        self.replicas.insert(key, replica.clone());
-        Ok(replica)
+        let new = Replica::new(&key.1)?;
+        self.replicas.insert(key, Arc::downgrade(&new));
+        Ok(new)
     }
 
     /// The queue of a pool; a new one holds at most `bound` requests.
     pub fn owner(&mut self, pool: &str, bound: usize) -> Arc<Owner> {
-        self.owners.entry(pool.into()).or_insert_with(|| Owner::start(bound)).clone()
+        if let Some(known) = self.owners.get(pool).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Owner::start(bound);
+        self.owners.insert(pool.into(), Arc::downgrade(&new));
+        new
     }
 
     /// The slots for an engine name, however it is spelt, on these replicas; the same ones again while the replicas
@@ -88,7 +95,7 @@ impl Registry {
     /// Makes a table the one that counts: first no slot can be taken by choices from an older one, then `swap` shows
     /// the table to all, then each queue lets go who waits for what is gone. Resolves when all queues have.
     pub async fn publish(&mut self, live: Live<'_>, swap: impl FnOnce()) {
-        let Live { generation, targets, pools, replicas } = live;
+        let Live { generation, targets, pools } = live;
         self.targets.retain(|_, (target, _)| {
             targets.iter().any(|other| other.id() == target.id()) || {
                 target.slots().iter().for_each(|slots| slots.set_table(generation, 0));
@@ -101,11 +108,47 @@ impl Registry {
         swap();
         let spec = |pool: &str| pools.iter().find(|spec| spec.name == pool);
         for (name, owner) in &self.owners {
+            let Some(owner) = owner.upgrade() else { continue };
             let size = spec(name).map_or(0, |pool| pool.queue.size as usize);
             // An owner that does not answer is one whose runtime is shutting down.
             let _ = owner.table(targets.clone(), size).await;
         }
-        self.owners.retain(|pool, _| spec(pool).is_some());
-        self.replicas.retain(|_, replica| replicas.contains(&replica.id));
+        self.owners.retain(|_, owner| owner.strong_count() > 0);
+        self.replicas.retain(|_, replica| replica.strong_count() > 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::schedule::{Place, Verdict};
+
+    #[tokio::test]
+    async fn what_is_in_use_is_the_same_when_it_is_named_again() {
+        let mut registry = Registry::default();
+        let nothing = |generation| Live { generation, targets: Vec::new(), pools: &[] };
+        let owner = registry.owner("p", 8);
+        let replica = registry.replica("p", "http://Localhost:1/").unwrap();
+        let target = registry.target(&[replica], "m", 1, 1);
+        let Verdict::Go(permit) = owner.acquire(&target, 1, Instant::now(), &mut Place::default(), None).await else {
+            panic!("a free slot is not to be had");
+        };
+        let queue = Arc::downgrade(&owner);
+        drop((owner, target));
+        registry.publish(nothing(2), || ()).await;
+
+        let replica = registry.replica("p", "http://localhost:1").unwrap();
+        assert!(Arc::ptr_eq(&replica, permit.replica()));
+        assert!(queue.upgrade().is_some_and(|queue| Arc::ptr_eq(&queue, &registry.owner("p", 8))));
+        let target = registry.target(std::slice::from_ref(&replica), "M:latest", 3, 1);
+        registry.publish(Live { targets: vec![target.clone()], ..nothing(3) }, || ()).await;
+        assert_eq!((target.slots()[0].view().in_flight, target.slots()[0].view().limit), (1, 1));
+
+        let id = replica.id;
+        drop((replica, target, permit));
+        registry.publish(nothing(4), || ()).await;
+        assert_ne!(registry.replica("p", "http://localhost:1").unwrap().id, id, "nobody used it any more");
     }
 }

@@ -35,10 +35,9 @@ impl Replica {
     /// A replica nobody has talked to yet.
     ///
     /// # Errors
-    /// Why the URL leads nowhere.
-    pub fn new(url: &str) -> Result<Arc<Self>, String> {
+    /// Why its address cannot be sent as a header.
+    pub fn new(url: &ReplicaUrl) -> Result<Arc<Self>, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let url: ReplicaUrl = url.parse().map_err(|error| format!("this is no replica's URL: {error}"))?;
         let shown = url.to_string();
         let mut hash = DefaultHasher::new();
         shown.hash(&mut hash);

@@ -175,7 +175,6 @@ impl Table {
             generation: self.generation,
             targets: self.listed.iter().map(|route| route.target.clone()).collect(),
             pools: &self.config.pools,
-            replicas: self.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect(),
         }
     }
 
