@@ -7,12 +7,16 @@ mod cache;
 mod gojson;
 mod models;
 mod ollama;
+mod packages;
 mod supervised;
 
 pub use cache::cache_dir;
 pub use gojson::GoJson;
 pub use ollama::{Ollama, OllamaOptions};
+pub use packages::{node, python};
 pub use supervised::Supervised;
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 
@@ -24,5 +28,15 @@ pub fn prepare() -> Result<()> {
     ollama::binary()?;
     gojson::binary()?;
     models::store()?;
+    python()?;
+    node()?;
     Ok(())
+}
+
+/// The command line of the Ollama that [`Ollama::start`] runs.
+///
+/// # Errors
+/// It cannot be built.
+pub fn ollama() -> Result<PathBuf> {
+    ollama::binary()
 }

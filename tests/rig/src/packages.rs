@@ -1,0 +1,73 @@
+//! The client packages that tests drive the gateway with, from their registries, pinned in `tests/clients/`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cache;
+
+const REQUIREMENTS: &str = include_str!("../../clients/requirements.txt");
+const PACKAGE: &str = include_str!("../../clients/package.json");
+const LOCK: &str = include_str!("../../clients/package-lock.json");
+
+const NEEDS_PYTHON: &str = "the rig needs `python3`, 3.11 or later, with pip";
+const NEEDS_NODE: &str = "the rig needs `node`, 20 or later, with npm";
+
+/// A folder with the packages of `tests/clients/requirements.txt`, for `PYTHONPATH`.
+///
+/// # Errors
+/// `python3` or its pip is missing, or they cannot be installed.
+pub fn python() -> Result<PathBuf> {
+    // Some packages are compiled for one version of Python.
+    let version = run(Command::new("python3").args(["-c", "import sys; print(sys.version)"]), NEEDS_PYTHON)?;
+    let key = cache::key([REQUIREMENTS.as_bytes(), version.as_bytes()]);
+    cache::made(&format!("python-{key}"), "about 30 seconds", |half| {
+        let mut pip = Command::new("python3");
+        // All of them are named: nothing is resolved, and what is installed elsewhere has no say.
+        pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action", "ignore", "--target"]);
+        pip.arg(half).arg("--requirement").arg(clients().join("requirements.txt"));
+        run(&mut pip, NEEDS_PYTHON).map(drop)
+    })
+}
+
+/// A folder with the `node_modules` of `tests/clients/package-lock.json`.
+///
+/// # Errors
+/// `node` or `npm` is missing, or they cannot be installed.
+pub fn node() -> Result<PathBuf> {
+    run(Command::new("node").arg("--version"), NEEDS_NODE)?;
+    let key = cache::key([PACKAGE.as_bytes(), LOCK.as_bytes()]);
+    cache::made(&format!("node-{key}"), "seconds", |half| {
+        fs::write(half.join("package.json"), PACKAGE)?;
+        fs::write(half.join("package-lock.json"), LOCK)?;
+        let mut npm = Command::new("npm");
+        npm.args(["ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(half);
+        run(&mut npm, NEEDS_NODE).map(drop)
+    })
+}
+
+fn clients() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients")
+}
+
+/// Runs a command to its end; yields what it wrote. What it says of an error is in the error.
+fn run(command: &mut Command, needs: &str) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot run {:?}: {needs}", command.get_program()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed ({}): {needs}: {said}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_is_not_there_is_named() {
+        let missing = run(&mut Command::new("no-such-python"), NEEDS_PYTHON).unwrap_err();
+        let said = format!("{missing:#}");
+        assert!(said.contains("no-such-python") && said.contains(NEEDS_PYTHON), "{said}");
+    }
+}
