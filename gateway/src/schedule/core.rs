@@ -73,6 +73,8 @@ pub struct Scheduler {
     lines: HashMap<LineId, Line>,
     slots: HashMap<SlotId, Slot>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
+    /// Rises with every dispatch: equally loaded slots take turns.
+    turn: usize,
 }
 
 /// A target, and which of its slots nobody in the line may take.
@@ -101,6 +103,7 @@ impl Scheduler {
             lines: HashMap::new(),
             slots: HashMap::new(),
             deadlines: BTreeSet::new(),
+            turn: 0,
         }
     }
 
@@ -203,16 +206,19 @@ impl Scheduler {
                 view.in_flight += 1;
             }
             actions.push(Action::Dispatch(waiter, slot));
+            self.turn = self.turn.wrapping_add(1);
             self.leave(waiter, actions);
         }
     }
 
-    /// The least loaded of the slots with room. One whose replica could not be reached is taken only where all are so.
+    /// The least loaded of the slots with room, in turn where several are. One whose replica could not be reached is taken only where all are so.
     /// `None` also while the views are not complete: a better slot may be among the missing.
     fn best(&self, slots: &[SlotId]) -> Option<SlotId> {
-        let views: SmallVec<[(SlotId, View); 4]> =
+        let mut views: SmallVec<[(SlotId, View); 4]> =
             slots.iter().map(|id| Some((*id, self.slots.get(id)?.view?))).collect::<Option<_>>()?;
         let all_suspect = views.iter().all(|(_, view)| view.suspect);
+        let first = self.turn % views.len().max(1);
+        views.rotate_left(first);
         views
             .into_iter()
             .filter(|(_, view)| view.free() > 0 && (all_suspect || !view.suspect))

@@ -1,5 +1,6 @@
 //! The one task a pool that owns its queue, and the way of a request through it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -75,9 +76,10 @@ impl Target {
         self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
     }
 
-    /// The fast path: the least loaded of the open slots. `exclude` are those that have just failed this request.
+    /// The fast path: the least loaded of the open slots, in turn where several are. `exclude` are those that have just failed this request.
     fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
-        let allowed = || self.slots.iter().filter(|slots| exclude != Some(slots.id));
+        let (later, first) = self.slots.split_at(turn() % self.slots.len().max(1));
+        let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id));
         let all_suspect = allowed().all(|slots| slots.view().suspect);
         for _ in 0..=self.slots.len() {
             let mut best: Option<(u16, &Arc<Slots>)> = None;
@@ -100,6 +102,15 @@ impl Target {
         }
         Err(Busy::Full)
     }
+}
+
+/// Another number each time: where the search among slots begins. Each core counts for itself, from a number of its own.
+fn turn() -> usize {
+    static CORES: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static TURN: Cell<usize> = Cell::new(CORES.fetch_add(1, Relaxed));
+    }
+    TURN.replace(TURN.get().wrapping_add(1))
 }
 
 /// What came of asking for a slot.

@@ -252,3 +252,15 @@ fn a_retry_waits_for_another_replica_than_the_one_that_failed_it() {
     world.arrive(1, Some(2));
     assert_eq!(world.running.last(), Some(&(2, Some(2))), "there is no other");
 }
+
+#[test]
+fn the_equally_loaded_take_turns() {
+    let mut world = World::new(8);
+    let taken = [(); 4].map(|()| {
+        world.arrive(0, None);
+        let (slot, _) = world.running[0];
+        world.give_back(0);
+        slot
+    });
+    assert_eq!(taken, [0, 1, 0, 1]);
+}
