@@ -12,6 +12,7 @@ use tutti_api::Config;
 
 use crate::answers;
 use crate::fetch;
+use crate::health::Event;
 use crate::registry::Registry;
 use crate::replica::Replica;
 use crate::shared::Shared;
@@ -132,7 +133,7 @@ async fn ask(table: &Table, shared: &Arc<Shared>) -> Catalog {
             // A list of many models may take its time; who does not even say a version cannot be reached.
             let reached = version(&replica).await;
             if !reached {
-                shared.unreachable(&pool, &replica);
+                shared.heard(&pool, &replica, Event::Unreachable);
             }
             (replica.id, if reached { tags(&replica).await } else { None })
         });

@@ -12,11 +12,13 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::{Body, Incoming};
+use tokio::time::error::Elapsed;
 
 use crate::budget::Room;
 use crate::classify::{self, Api, Ask, Dialect, Reading};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Framing, Idle, Line, NoHead, Outgoing, ResponseBody, Streaming, Watch, collect};
+use crate::health::Event;
 use crate::record::Phase;
 use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
@@ -135,6 +137,7 @@ struct Attempt<'a> {
 }
 
 type Answer = (Response<Incoming>, Line);
+type Sent = Result<Result<Answer, NoHead>, Elapsed>;
 
 impl Attempt<'_> {
     /// Admits the request and waits for its turn. A revision is final once the slot is taken: where the table changes
@@ -185,11 +188,14 @@ impl Attempt<'_> {
         let request = self.request(&replica, Outgoing::new(pieces), settlement)?;
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
         let send = Line::send(&replica, request, route.pool.connect);
-        match tokio::time::timeout(route.pool.first_byte, send).await {
+        let sent = tokio::time::timeout(route.pool.first_byte, send).await;
+        if let Some(event) = event(&sent) {
+            self.shared.heard(&route.pool, &replica, event);
+        }
+        match sent {
             Ok(Ok((response, _))) if response.status() == 503 && may_retry => self.failed_at = Some(replica),
             Ok(Ok(answer)) => return Ok(Some(answer)),
             Ok(Err(NoHead::Connect(why))) => {
-                self.shared.unreachable(&route.pool, &replica);
                 if !may_retry {
                     return Err(Failure::new(Code::NoReplica, format!("no replica of the pool can be reached: {why}")));
                 }
@@ -300,6 +306,16 @@ impl Attempt<'_> {
             headers.insert(header::REVISION, revision);
         }
         Ok(answer)
+    }
+}
+
+/// What an exchange says of the replica; an error of its own that another replica might say too says nothing.
+fn event(sent: &Sent) -> Option<Event> {
+    match sent {
+        Ok(Ok((response, _))) if response.status() == 503 => Some(Event::Failed),
+        Ok(Ok((response, _))) => (!response.status().is_server_error()).then_some(Event::Answered),
+        Ok(Err(NoHead::Connect(_))) => Some(Event::Unreachable),
+        Ok(Err(NoHead::Broken(_))) | Err(_) => Some(Event::Failed),
     }
 }
 

@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use http::HeaderValue;
 use tutti_api::{ReplicaUrl, canonical};
 
+use crate::health::{Event, Trust};
 use crate::schedule::Slots;
 
 /// One engine process.
@@ -25,7 +27,10 @@ pub struct Replica {
     pub port: u16,
     /// A name that tells clients two replicas apart, and nothing else.
     pub opaque: HeaderValue,
+    /// Locked only where something is held against it, or begins to be; all others read the two words below it.
+    trust: Mutex<Trust>,
     suspect: AtomicBool,
+    blamed: AtomicBool,
     version: Mutex<Option<String>>,
     /// By canonical engine name. Weak, for the slots refer to their replica; targets keep them.
     slots: Mutex<HashMap<Box<str>, Weak<Slots>>>,
@@ -49,7 +54,9 @@ impl Replica {
             port: url.port(),
             opaque: text(format!("{:08x}", hash.finish() >> 32))?,
             url: shown.into(),
+            trust: Mutex::default(),
             suspect: AtomicBool::new(false),
+            blamed: AtomicBool::new(false),
             version: Mutex::default(),
             slots: Mutex::default(),
         }))
@@ -84,19 +91,28 @@ impl Replica {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
     }
 
-    /// Whether it could not be reached the last time.
+    /// Whether others go before it: it could not be reached the last time, or it failed its last requests.
     pub fn suspect(&self) -> bool {
         self.suspect.load(Relaxed)
     }
 
-    /// Says whether it could be reached; true where that is news. The pool's owner must hear of news.
-    pub fn set_suspect(&self, suspect: bool) -> bool {
-        let news = self.suspect.swap(suspect, Relaxed) != suspect;
-        if news {
+    /// Whether it failed its last request.
+    pub(crate) fn blamed(&self) -> bool {
+        self.blamed.load(Relaxed)
+    }
+
+    /// Takes note of an event. Yields what was held against it before, and what is now.
+    pub(crate) fn note(&self, event: Event, now: Instant) -> (Trust, Trust) {
+        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = *trust;
+        *trust = before.on(event, now);
+        self.blamed.store(trust.blamed(), Relaxed);
+        if before.suspect() != trust.suspect() {
+            self.suspect.store(trust.suspect(), Relaxed);
             for (_, slots) in self.all_slots() {
-                slots.set_suspect(suspect);
+                slots.set_suspect(trust.suspect());
             }
         }
-        news
+        (before, *trust)
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 use tutti_api::Config;
 
 use crate::budget::Budget;
+use crate::health::{self, Event};
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 use crate::table::{Pool, Table};
@@ -107,13 +108,19 @@ impl Shared {
         let _ = tokio::time::timeout(within, refreshed.changed()).await;
     }
 
-    /// A replica could not be reached: others go before it until it can be again.
-    pub(crate) fn unreachable(&self, pool: &Arc<Pool>, replica: &Arc<Replica>) {
-        if replica.set_suspect(true) {
-            pool.owner.changed(replica);
-            tracing::warn!(pool = &*pool.name, replica = &*replica.url, "replica cannot be reached");
-            let (name, owner) = (pool.name.to_string(), pool.owner.clone());
-            self.control.spawn(crate::health::recover(name, owner, Arc::downgrade(replica)));
+    /// Takes note of what a replica did: others go before one that cannot be reached or fails, until it is well again.
+    pub(crate) fn heard(&self, pool: &Pool, replica: &Arc<Replica>, event: Event) {
+        if event == Event::Answered && !replica.blamed() {
+            return; // nothing to forgive
+        }
+        let (before, after) = health::hear(&pool.owner, replica, event);
+        let (name, url, owner) = (&*pool.name, &*replica.url, pool.owner.clone());
+        if after.unreachable && !before.unreachable {
+            tracing::warn!(pool = name, replica = url, "replica cannot be reached");
+            self.control.spawn(health::recover(name.to_owned(), owner, Arc::downgrade(replica)));
+        } else if let Some(until) = after.until.filter(|_| after.until != before.until) {
+            tracing::warn!(pool = name, replica = url, "replica fails its requests");
+            self.control.spawn(health::sit_out(until, owner, Arc::downgrade(replica)));
         }
     }
 }
