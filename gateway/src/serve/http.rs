@@ -9,12 +9,21 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{SockRef, TcpKeepalive};
 
+use super::socket::{STALLED, Socket};
 use crate::handle::handle;
 use crate::shared::Shared;
 
 /// How long a head may take to arrive, and how long a connection may lie idle before it.
 const HEAD_WITHIN: Duration = Duration::from_secs(75);
+
+/// How long a connection is silent before the kernel asks whether the client's machine is there.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// How often it asks then.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How often it asks in vain.
+const PROBES: u32 = 3;
 
 /// A connection in the counts, until it is dropped.
 pub(super) struct Counted {
@@ -38,7 +47,7 @@ impl Drop for Counted {
     }
 }
 
-/// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes.
+/// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes ([`Socket`]).
 pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<Shared>) {
     let stream = match prepare(socket) {
         Ok(stream) => stream,
@@ -51,7 +60,7 @@ pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(max_head.max(8 << 10))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Socket::new(stream)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -69,5 +78,10 @@ pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<
 fn prepare(socket: TcpStream) -> std::io::Result<tokio::net::TcpStream> {
     socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
+    // A client whose machine or network is gone says nothing more; only asking or sending tells.
+    let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
+    SockRef::from(&socket).set_tcp_keepalive(&probes)?;
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_user_timeout(Some(STALLED))?;
     tokio::net::TcpStream::from_std(socket)
 }

@@ -5,6 +5,7 @@ mod core;
 mod http;
 mod listen;
 mod ops;
+mod socket;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,0 +1,220 @@
+//! A client's socket, as hyper reads and writes it.
+//!
+//! hyper reads nothing while it holds bytes of the next request, and asks an answer's body for nothing while it cannot
+//! write. A request would go on for a client that is not there, or does not listen. So the socket looks for itself: it
+//! reads ahead until it sees the end of the stream, and gives a write only so long.
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
+
+/// How much is read ahead of hyper. The end behind more than that is seen when hyper has come to it. Unit: bytes.
+const AHEAD: usize = 16 << 10;
+/// How long a client may take nothing of its answer.
+pub(super) const STALLED: Duration = Duration::from_secs(120);
+
+/// The stream of one client.
+pub(super) struct Socket<S> {
+    stream: S,
+    /// Read ahead, for hyper to take first.
+    ahead: BytesMut,
+    /// Since the last look hyper has asked for bytes and there were none: it sees the end itself.
+    awaited: bool,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, ahead: BytesMut::new(), awaited: false, stalled: None }
+    }
+
+    /// Looks whether the client is still there, and has the task woken when it leaves.
+    fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if mem::take(&mut self.awaited) {
+            return Ok(());
+        }
+        let mut bytes = [0; 1024];
+        while self.ahead.len() < AHEAD {
+            let room = bytes.len().min(AHEAD - self.ahead.len());
+            let mut read = ReadBuf::new(&mut bytes[..room]);
+            if Pin::new(&mut self.stream).poll_read(cx, &mut read)?.is_pending() {
+                break;
+            }
+            if read.filled().is_empty() {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has left"));
+            }
+            self.ahead.extend_from_slice(read.filled());
+            cx.waker().wake_by_ref(); // hyper may have asked for them before
+        }
+        Ok(())
+    }
+
+    /// What came of a write; one that waits too long is an error.
+    fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        self.look(cx)?;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+            self.awaited = read.is_pending();
+            return read;
+        }
+        let most = buf.remaining().min(self.ahead.len());
+        buf.put_slice(&self.ahead.split_to(most));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.written(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.written(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    /// hyper ends each of its turns with a flush, whether it has written or not: the moment to look.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look(cx)?;
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{pending, ready};
+
+    use bytes::Bytes;
+    use http::Response;
+    use http_body::{Body, Frame};
+    use http_body_util::Empty;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper_util::rt::TokioIo;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::task::JoinHandle;
+    use tokio::time::{Instant, timeout};
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: here\r\n\r\n";
+    /// What fits between the client and the socket. Unit: bytes.
+    const PIPE: usize = 1024;
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// A body without an end.
+    struct Flood;
+
+    impl Body for Flood {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(&[0; PIPE])))))
+        }
+    }
+
+    /// A client whose requests hyper serves with these answers, and what came of its connection.
+    fn client<F, B>(answer: fn() -> F) -> (DuplexStream, JoinHandle<hyper::Result<()>>)
+    where
+        F: Future<Output = B> + Send + 'static,
+        B: Body<Data = Bytes, Error = Infallible> + Send + 'static,
+    {
+        let (client, server) = duplex(PIPE);
+        let service = service_fn(move |_| async move { Ok::<_, Infallible>(Response::new(answer().await)) });
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(Socket::new(server)), service);
+        (client, tokio::spawn(connection))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_behind_bytes_that_hyper_does_not_read_ends_the_connection() {
+        for tail in [&b"\r\n"[..], b"GET /ne", REQUEST, &[b'x'; 3 * PIPE]] {
+            let (mut client, connection) = client(pending::<Empty<Bytes>>);
+            client.write_all(REQUEST).await.unwrap();
+            client.write_all(tail).await.unwrap();
+            drop(client);
+            let ended = timeout(SECOND, connection).await.unwrap_or_else(|_| panic!("{tail:?}: not seen"));
+            assert!(ended.unwrap().is_err());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_ahead_is_answered_in_its_turn() {
+        let (mut client, _connection) = client(|| async {
+            sleep(SECOND).await;
+            Empty::new()
+        });
+        for _ in 0..3 {
+            client.write_all(REQUEST).await.unwrap();
+            sleep(SECOND / 10).await; // the next ones come while the first is at work
+        }
+        let mut answers = Vec::new();
+        while timeout(2 * SECOND, client.read_buf(&mut answers)).await.is_ok() {}
+        assert_eq!(String::from_utf8(answers).unwrap().matches("HTTP/1.1 200 OK").count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_so_much_is_read_ahead() {
+        let (mut client, connection) = client(pending::<Empty<Bytes>>);
+        client.write_all(REQUEST).await.unwrap();
+        let mut taken = 0;
+        while let Ok(written) = timeout(SECOND, client.write(&[b'x'; PIPE])).await {
+            taken += written.unwrap();
+        }
+        // What hyper itself reads is no more than its first buffer.
+        assert!((AHEAD..=AHEAD + PIPE + 8192).contains(&taken), "{taken}");
+        assert!(!connection.is_finished());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_is_cut() {
+        let (mut client, connection) = client(|| ready(Flood));
+        client.write_all(REQUEST).await.unwrap();
+        let begun = Instant::now();
+        assert!(timeout(2 * STALLED, connection).await.expect("it ends").unwrap().is_err());
+        assert_eq!(begun.elapsed().as_secs(), STALLED.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_little_is_not() {
+        let (mut client, connection) = client(|| ready(Flood));
+        client.write_all(REQUEST).await.unwrap();
+        for _ in 0..10 {
+            sleep(STALLED - SECOND).await;
+            client.read_exact(&mut [0; 10]).await.unwrap();
+        }
+        assert!(!connection.is_finished());
+    }
+}

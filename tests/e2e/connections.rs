@@ -1,0 +1,69 @@
+//! Clients' connections: those that end behind bytes that nobody reads yet, more than may be, and half a head.
+
+use serde_json::json;
+use tutti_simulator::{Fault, Scope};
+use tutti_tests::{PATIENCE, Tutti, eventually, inference, pool, reached, simulator};
+
+/// What a client may have sent when it leaves, behind a request that is not answered yet.
+const TAILS: [&str; 3] = ["\r\n", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", "GET /hea"];
+
+fn chat(content: &str) -> String {
+    json!({ "model": "m", "messages": [{ "role": "user", "content": content }] }).to_string()
+}
+
+fn queued(tutti: &Tutti, count: f64) {
+    eventually(&format!("{count} queued"), || (tutti.metric("tutti_requests_queued", &[]) == count).then_some(()));
+}
+
+#[test]
+fn a_client_that_leaves_behind_unread_bytes_is_noticed() {
+    let replica = simulator();
+    replica.set_fault(Some((Fault::Silent, Scope::Inference)));
+    for tail in TAILS {
+        for together in [true, false] {
+            let tutti = Tutti::before(&[replica.url()]);
+            let before = inference(&replica.seen()).len();
+            let mut client = tutti.client();
+            let body = chat("hi");
+            let length = body.len();
+            let head = format!("POST /api/chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n\r\n");
+            if together {
+                client.send_raw(format!("{head}{body}{tail}").as_bytes()).unwrap();
+                reached(&replica, before + 1);
+            } else {
+                client.send_raw(format!("{head}{body}").as_bytes()).unwrap();
+                reached(&replica, before + 1);
+                client.send_raw(tail.as_bytes()).unwrap();
+            }
+            drop(client);
+            replica
+                .wait(PATIENCE, |seen| inference(seen).last()?.ended_early.map(|_| ()))
+                .unwrap_or_else(|| panic!("{tail:?}, together: {together}: the replica does not see it"));
+            let line = tutti.wait_logged("cancelled", |line| line["outcome"] == "cancelled");
+            assert_eq!(line["phase"], "waiting", "{line}");
+        }
+    }
+}
+
+#[test]
+fn queued_behind_unread_bytes_it_is_never_dispatched() {
+    let replica = simulator();
+    replica.set_fault(Some((Fault::Silent, Scope::Inference)));
+    let tutti = Tutti::start(&pool(&[replica.url()], "expose: all\n    slots: 1"));
+    let holds = tutti.begin("/api/chat", &chat("holds"));
+    reached(&replica, 1);
+    for tail in TAILS {
+        let mut leaves = tutti.begin("/api/chat", &chat("leaves"));
+        queued(&tutti, 1.0);
+        leaves.send_raw(tail.as_bytes()).unwrap();
+        drop(leaves);
+        queued(&tutti, 0.0);
+    }
+    let mut stays = tutti.begin("/api/chat", &chat("stays"));
+    queued(&tutti, 1.0);
+    replica.set_fault(None);
+    drop(holds);
+    assert_eq!(stays.answer().unwrap().status, 200);
+    let seen = reached(&replica, 2);
+    assert!(!seen.iter().any(|seen| String::from_utf8_lossy(&seen.body).contains("leaves")));
+}
