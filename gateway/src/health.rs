@@ -1,8 +1,8 @@
 //! What is held against a replica, and how it comes to be trusted again.
 //!
 //! [`Trust`] decides and is pure. Around it, a replica that could not be reached is asked for its version until it
-//! answers; one that was reached and failed its requests is left alone for a while, for its version says nothing of them
-//! (Ollama can hang with a green `/api/version`).
+//! answers; one that was reached and failed its requests is left alone for a while, for its version says nothing of
+//! them (Ollama can hang with a green `/api/version`).
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};

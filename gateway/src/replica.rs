@@ -62,7 +62,7 @@ impl Replica {
         }))
     }
 
-    /// The slots of the runner that serves `engine_name`, however it is spelt, here, under the table of this generation.
+    /// The slots of the runner that serves `engine_name`, however it is spelt, under the table of this generation.
     pub fn slots(self: &Arc<Self>, engine_name: &str, generation: u32, limit: u16) -> Arc<Slots> {
         let engine_name = canonical(engine_name);
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,6 +94,11 @@ impl Replica {
     /// Whether others go before it: it could not be reached the last time, or it failed its last requests.
     pub fn suspect(&self) -> bool {
         self.suspect.load(Relaxed)
+    }
+
+    /// Whether it could be reached the last time.
+    pub fn reachable(&self) -> bool {
+        !self.trust.lock().unwrap_or_else(PoisonError::into_inner).unreachable
     }
 
     /// Whether it failed its last request.

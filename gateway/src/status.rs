@@ -111,7 +111,7 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
     let replica = |replica: &crate::replica::Replica| ReplicaStatus {
         url: replica.url.to_string(),
         version: replica.version(),
-        reachable: !replica.suspect(),
+        reachable: replica.reachable(),
         in_flight: replica.all_slots().iter().map(|(_, slots)| u32::from(slots.view().in_flight)).sum(),
     };
     table

@@ -211,8 +211,8 @@ impl Scheduler {
         }
     }
 
-    /// The least loaded of the slots with room, in turn where several are. One whose replica could not be reached is taken only where all are so.
-    /// `None` also while the views are not complete: a better slot may be among the missing.
+    /// The least loaded of the slots with room, in turn where several are. A suspect one is taken only where all
+    /// are so. `None` also while the views are not complete: a better slot may be among the missing.
     fn best(&self, slots: &[SlotId]) -> Option<SlotId> {
         let mut views: SmallVec<[(SlotId, View); 4]> =
             slots.iter().map(|id| Some((*id, self.slots.get(id)?.view?))).collect::<Option<_>>()?;

@@ -39,7 +39,7 @@ impl Slots {
         self.word.set_table(generation, limit);
     }
 
-    /// Whether the replica could not be reached the last time; the pool's owner must hear of a change.
+    /// Whether others go before the replica; the pool's owner must hear of a change.
     pub fn set_suspect(&self, suspect: bool) {
         self.word.set_suspect(suspect);
     }
@@ -76,7 +76,8 @@ impl Target {
         self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
     }
 
-    /// The fast path: the least loaded of the open slots, in turn where several are. `exclude` are those that have just failed this request.
+    /// The fast path: the least loaded of the open slots, in turn where several are. `exclude` are those that have just
+    /// failed this request.
     fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
         let (later, first) = self.slots.split_at(turn() % self.slots.len().max(1));
         let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id));
@@ -104,7 +105,7 @@ impl Target {
     }
 }
 
-/// Another number each time: where the search among slots begins. Each core counts for itself, from a number of its own.
+/// Where the search among slots begins: another number each time. Each core counts for itself, from one of its own.
 fn turn() -> usize {
     static CORES: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -149,7 +150,9 @@ impl Drop for Permit {
 /// The handle of a pool's owner task. The task ends when the last handle is gone.
 #[derive(Debug)]
 pub struct Owner {
-    /// Unbounded, and yet bounded: a request has at most three messages in it, and requests are bounded by connections.
+    /// Unbounded, and yet bounded, as requests are by connections: each has at most its arrival and its departure in
+    /// it, and of each try the slot it gave back. Where a replica begins or ceases to be suspect, which takes a try or
+    /// the end of a pause, each of its slots with a closed gate is in it once more; and there is one table at a time.
     messages: mpsc::UnboundedSender<Message>,
     queued: Arc<AtomicUsize>,
     next: AtomicU64,
@@ -248,7 +251,8 @@ impl Owner {
 
     /// A replica has become, or is no longer, suspect.
     pub fn changed(&self, replica: &Replica) {
-        for (_, slots) in replica.all_slots() {
+        // A gate that is closed later is closed before the slot is looked at.
+        for (_, slots) in replica.all_slots().iter().filter(|(_, slots)| slots.view().closed) {
             self.send(Message::Changed(slots.id));
         }
     }

@@ -17,7 +17,7 @@ const ONE: u64 = 1 << 16;
 pub struct View {
     /// Something waits: only the owner hands out slots.
     pub closed: bool,
-    /// The replica could not be reached the last time.
+    /// The replica could not be reached, or failed its requests: others go before it.
     pub suspect: bool,
     /// Slots in use.
     pub in_flight: u16,
