@@ -67,3 +67,16 @@ fn queued_behind_unread_bytes_it_is_never_dispatched() {
     let seen = reached(&replica, 2);
     assert!(!seen.iter().any(|seen| String::from_utf8_lossy(&seen.body).contains("leaves")));
 }
+
+#[test]
+fn no_more_connections_are_open_than_may_be() {
+    let replica = simulator();
+    let limit = "gateway: { limits: { connections: 10 } }\n";
+    let tutti = Tutti::start(&format!("{limit}{}", pool(&[replica.url()], "expose: all")));
+    let clients: Vec<_> = (0..300).map(|_| tutti.client()).collect();
+    eventually("all others refused", || (tutti.metric("tutti_connections_refused_total", &[]) == 290.0).then_some(()));
+    assert_eq!(tutti.metric("tutti_connections ", &[]), 10.0); // the blank: not those refused
+    drop(clients);
+    eventually("room again", || (tutti.metric("tutti_connections ", &[]) == 0.0).then_some(()));
+    assert_eq!(tutti.ask("GET", "/healthz", "").status, 200);
+}

@@ -16,8 +16,9 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, shared: Arc<
     let mut draining = shared.drained();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted.and_then(|(socket, _)| socket.into_std()),
+            biased; // none more where both are ready
             () = draining.begins() => return,
+            accepted = listener.accept() => accepted.and_then(|(socket, _)| socket.into_std()),
         };
         match accepted {
             Ok(socket) => {
@@ -27,7 +28,7 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, shared: Arc<
                     continue; // closing it says more than letting it wait
                 }
                 let Some(door) = doors.iter().min_by_key(|door| door.open()) else { return };
-                door.hand(socket);
+                door.hand(socket, &shared);
             }
             // Out of files, mostly: others will be closed meanwhile.
             Err(error) => {

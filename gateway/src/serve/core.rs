@@ -21,8 +21,22 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     /// Unbounded, and yet bounded: by `limits.connections`. `None` ends the core.
-    sockets: mpsc::UnboundedSender<Option<TcpStream>>,
+    sockets: mpsc::UnboundedSender<Option<(TcpStream, Counted)>>,
     open: Arc<AtomicUsize>,
+}
+
+/// A connection in the counts, until it is dropped.
+pub(super) struct Counted {
+    core: Arc<AtomicUsize>,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.core.fetch_sub(1, Relaxed);
+        self.shared.connections.fetch_sub(1, Relaxed);
+        self.shared.closed.send_replace(());
+    }
 }
 
 impl Door {
@@ -31,10 +45,12 @@ impl Door {
         self.open.load(Relaxed)
     }
 
-    /// Gives it another.
-    pub(super) fn hand(&self, socket: TcpStream) {
-        self.open.fetch_add(1, Relaxed); // now, not when the core gets to it: more may come before that
-        let _ = self.sockets.send(Some(socket)); // a core that has ended takes none: the socket closes
+    /// Gives it another. It counts from now on, not from when the core gets to it: more may come before that.
+    pub(super) fn hand(&self, socket: TcpStream, shared: &Arc<Shared>) {
+        self.open.fetch_add(1, Relaxed);
+        shared.connections.fetch_add(1, Relaxed);
+        let counted = Counted { core: self.open.clone(), shared: shared.clone() };
+        let _ = self.sockets.send(Some((socket, counted))); // a core that has ended takes none: the socket closes
     }
 }
 
@@ -76,21 +92,19 @@ impl Cores {
 fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (sockets, inbox) = mpsc::unbounded_channel();
-    let open = Arc::new(AtomicUsize::new(0));
-    let door = Door { sockets, open: open.clone() };
+    let door = Door { sockets, open: Arc::default() };
     let thread = std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
         metrics::enter(shared.metrics.clone());
         runtime.spawn(tick());
-        runtime.block_on(take(inbox, open, shared));
+        runtime.block_on(take(inbox, shared));
         drop(runtime); // drops what still ran: its requests are settled here
         log::flush();
     })?;
     Ok((door, thread))
 }
 
-async fn take(mut inbox: mpsc::UnboundedReceiver<Option<TcpStream>>, open: Arc<AtomicUsize>, shared: Arc<Shared>) {
-    while let Some(Some(socket)) = inbox.recv().await {
-        let counted = http::Counted::new(open.clone(), shared.clone());
+async fn take(mut inbox: mpsc::UnboundedReceiver<Option<(TcpStream, Counted)>>, shared: Arc<Shared>) {
+    while let Some(Some((socket, counted))) = inbox.recv().await {
         tokio::spawn(http::connection(socket, counted, shared.clone()));
     }
 }

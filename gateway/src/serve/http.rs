@@ -3,7 +3,6 @@
 use std::net::TcpStream;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -11,6 +10,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 
+use super::core::Counted;
 use super::socket::{STALLED, Socket};
 use crate::handle::handle;
 use crate::shared::Shared;
@@ -25,30 +25,8 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// How often it asks in vain.
 const PROBES: u32 = 3;
 
-/// A connection in the counts, until it is dropped.
-pub(super) struct Counted {
-    core: Arc<AtomicUsize>,
-    shared: Arc<Shared>,
-}
-
-impl Counted {
-    /// The core counted it when it was handed over.
-    pub(super) fn new(core: Arc<AtomicUsize>, shared: Arc<Shared>) -> Self {
-        shared.connections.fetch_add(1, Relaxed);
-        Self { core, shared }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.core.fetch_sub(1, Relaxed);
-        self.shared.connections.fetch_sub(1, Relaxed);
-        self.shared.closed.send_replace(());
-    }
-}
-
 /// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes ([`Socket`]).
-pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<Shared>) {
+pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc<Shared>) {
     let stream = match prepare(socket) {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
@@ -72,7 +50,6 @@ pub(super) async fn connection(socket: TcpStream, counted: Counted, shared: Arc<
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended early");
     }
-    drop(counted);
 }
 
 fn prepare(socket: TcpStream) -> std::io::Result<tokio::net::TcpStream> {
