@@ -34,6 +34,8 @@ impl Served {
         let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
         let tools = json!({ "model": "tutti-tools", "from": "tutti-story", "template": TOOLS, "stream": false });
         ollama.post("/api/create", &tools).expect("a model with tools");
+        let copy = json!({ "source": "risk-v1", "destination": "acme/risk:v2" });
+        ollama.post("/api/copy", &copy).expect("a model with a name of three parts");
         let gone = "  - { name: gone, endpoints: [{ url: \"http://127.0.0.1:1\" }] }\n";
         let model = "models:\n  - { name: unreachable, revisions: [{ name: v1, pool: gone, upstream: risk-v1 }] }\n";
         let tutti = Tutti::start(&format!("{}{gone}{model}", pool(&[ollama.url()], "expose: all")));
@@ -134,7 +136,7 @@ fn node(script: &str) -> (Command, TempDir) {
     (node, project)
 }
 
-const OPENAI: [&str; 15] = [
+const OPENAI: [&str; 16] = [
     "chat",
     "stream",
     "stream_with_usage",
@@ -143,6 +145,7 @@ const OPENAI: [&str; 15] = [
     "models",
     "tools",
     "tools_in_a_stream",
+    "max_tokens",
     "json_schema",
     "unknown_model",
     "bad_body",
@@ -281,8 +284,16 @@ fn curl() {
     }
     assert_eq!(status("/v1/chat/completions", &["--json", "{"]), "400");
     assert_eq!(status("/v1/chat/completions", &["--json", &chat.to_string().replace("risk-v1", "nope")]), "404");
+    // What a browser asks before a page of this machine may.
+    let page = ["--include", "-H", "Origin: http://localhost:3000"];
+    let preflight = ["-X", "OPTIONS", "-H", "Access-Control-Request-Method: POST"];
+    for (path, more) in [("/v1/chat/completions", &preflight[..]), ("/api/tags", &[])] {
+        let answer = curl(path, &[&page[..], more].concat());
+        assert!(answer.contains("access-control-allow-origin: http://localhost:3000"), "{path}: {answer}");
+    }
+    // Left out: `/api/tags/` and `/v1/models/`, which Ollama redirects to the path without the slash, are 404.
     // A body that curl waits to be asked for, and one in chunks.
-    let large = json!({ "model": "risk-v1", "prompt": "x".repeat(2000), "options": { "num_predict": 1 } }).to_string();
+    let large = json!({ "model": "risk-v1", "prompt": "hi ".repeat(500), "options": { "num_predict": 1 } }).to_string();
     assert_eq!(status("/api/generate", &["-H", "Expect: 100-continue", "--json", &large]), "200");
     assert_eq!(status("/api/chat", &["-H", "Transfer-Encoding: chunked", "--json", &chat.to_string()]), "200");
 }
