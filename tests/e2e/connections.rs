@@ -1,5 +1,6 @@
 //! Clients' connections: those that end behind bytes that nobody reads yet, more than may be, and half a head.
 
+use rustix::process::Signal;
 use serde_json::json;
 use tutti_simulator::{Fault, Scope};
 use tutti_tests::{PATIENCE, Tutti, eventually, inference, pool, reached, simulator};
@@ -79,4 +80,18 @@ fn no_more_connections_are_open_than_may_be() {
     drop(clients);
     eventually("room again", || (tutti.metric("tutti_connections ", &[]) == 0.0).then_some(()));
     assert_eq!(tutti.ask("GET", "/healthz", "").status, 200);
+}
+
+#[test]
+fn half_a_head_does_not_hold_a_drain() {
+    let replica = simulator();
+    let mut tutti = Tutti::start(&format!("gateway: {{ drain: 60s }}\n{}", pool(&[replica.url()], "expose: all")));
+    let (mut first, mut second) = (tutti.client(), tutti.client());
+    assert_eq!(second.ask("GET", "/healthz", &[], "").status, 200);
+    for client in [&mut first, &mut second] {
+        client.send_raw(b"GET / HTTP/1.1\r\nHo").unwrap();
+    }
+    tutti.signal(Signal::TERM);
+    assert_eq!(tutti.wait_ended(), Some(0)); // in less time than a drain may take
+    assert!(first.closed_within(PATIENCE) && second.closed_within(PATIENCE));
 }

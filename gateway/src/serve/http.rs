@@ -3,6 +3,7 @@
 use std::net::TcpStream;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -18,6 +19,8 @@ use crate::shared::Shared;
 /// How long a head may take to arrive, and how long a connection may lie idle before it.
 const HEAD_WITHIN: Duration = Duration::from_secs(75);
 
+/// How long a draining gateway waits for the rest of a connection's first head.
+const HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection is silent before the kernel asks whether the client's machine is there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// How often it asks then.
@@ -33,7 +36,11 @@ pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc
     };
     let max_head = shared.table().config.gateway.limits.header.bytes();
     let mut draining = shared.drained();
-    let service = service_fn(|request| handle(shared.clone(), request));
+    let asked = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        asked.store(true, Relaxed);
+        handle(shared.clone(), request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
@@ -44,7 +51,11 @@ pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc
         ended = connection.as_mut() => ended,
         () = draining.begins() => {
             connection.as_mut().graceful_shutdown(); // an idle one closes, a busy one after its answer
-            connection.await
+            match tokio::time::timeout(HEAD_IN_DRAIN, connection.as_mut()).await {
+                Ok(ended) => ended,
+                Err(_) if asked.load(Relaxed) => connection.await,
+                Err(_) => return, // to hyper half a head is busy
+            }
         }
     };
     if let Err(error) = ended {
