@@ -201,6 +201,9 @@ impl Attempt<'_> {
                 }
                 self.failed_at = Some(replica);
             }
+            Ok(Err(NoHead::Local(why))) => {
+                return Err(Failure::new(Code::Overloaded, format!("the gateway can open no connection: {why}")));
+            }
             Ok(Err(NoHead::Broken(why))) => {
                 return Err(Failure::new(
                     Code::UpstreamError,
@@ -315,6 +318,7 @@ fn event(sent: &Sent) -> Option<Event> {
         Ok(Ok((response, _))) if response.status() == 503 => Some(Event::Failed),
         Ok(Ok((response, _))) => (!response.status().is_server_error()).then_some(Event::Answered),
         Ok(Err(NoHead::Connect(_))) => Some(Event::Unreachable),
+        Ok(Err(NoHead::Local(_))) => None,
         Ok(Err(NoHead::Broken(_))) | Err(_) => Some(Event::Failed),
     }
 }

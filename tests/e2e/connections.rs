@@ -1,9 +1,9 @@
 //! Clients' connections: those that end behind bytes that nobody reads yet, more than may be, and half a head.
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::json;
 use tutti_simulator::{Fault, Scope};
-use tutti_tests::{PATIENCE, Tutti, eventually, inference, pool, reached, simulator};
+use tutti_tests::{Client, PATIENCE, Tutti, eventually, inference, pool, reached, simulator};
 
 /// What a client may have sent when it leaves, behind a request that is not answered yet.
 const TAILS: [&str; 3] = ["\r\n", "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n", "GET /hea"];
@@ -94,4 +94,30 @@ fn half_a_head_does_not_hold_a_drain() {
     tutti.signal(Signal::TERM);
     assert_eq!(tutti.wait_ended(), Some(0)); // in less time than a drain may take
     assert!(first.closed_within(PATIENCE) && second.closed_within(PATIENCE));
+}
+
+#[test]
+fn a_gateway_without_files_does_not_blame_its_replicas() {
+    let replica = simulator();
+    let tutti = Tutti::before(&[replica.url()]);
+    let (mut client, mut ops) = (tutti.client(), Client::connect(&tutti.ops()).unwrap());
+    for client in [&mut client, &mut ops] {
+        assert_eq!(client.ask("GET", "/healthz", &[], "").status, 200);
+    }
+    let pid = Pid::from_raw(i32::try_from(tutti.pid()).unwrap());
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let files = |current| prlimit(pid, Resource::Nofile, Rlimit { current, maximum }).unwrap().current;
+    assert_eq!(files(Some(3)), maximum, "as many as it may"); // those that are open stay so
+    let answer = client.ask("POST", "/v1/chat/completions", &[], &chat("hi"));
+    assert_eq!(
+        (answer.status, answer.json()["error"]["code"].as_str()),
+        (503, Some("overloaded")),
+        "{}",
+        answer.text()
+    );
+    let metrics = ops.ask("GET", "/metrics", &[], "").text();
+    let reachable = metrics.lines().find(|line| line.starts_with("tutti_replica_reachable{"));
+    assert!(reachable.is_some_and(|line| line.ends_with(" 1")), "{reachable:?}");
+    files(maximum);
+    assert_eq!(client.ask("POST", "/v1/chat/completions", &[], &chat("hi")).status, 200);
 }

@@ -16,6 +16,7 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
+use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::Outgoing;
@@ -39,13 +40,27 @@ pub(crate) struct Line {
 pub(crate) enum NoHead {
     /// No connection; nothing was sent, so another replica may be asked.
     Connect(String),
+    /// This machine has no file, port or memory left for a connection; the replica has nothing to do with it.
+    Local(String),
     /// The connection was there, and broke or spoke no HTTP.
     Broken(String),
 }
 
+impl NoHead {
+    /// Of an attempt to connect that failed.
+    fn of(error: &std::io::Error) -> Self {
+        match Errno::from_io_error(error) {
+            Some(Errno::MFILE | Errno::NFILE | Errno::ADDRNOTAVAIL | Errno::NOBUFS | Errno::NOMEM) => {
+                Self::Local(error.to_string())
+            }
+            _ => Self::Connect(error.to_string()),
+        }
+    }
+}
+
 impl std::fmt::Display for NoHead {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (NoHead::Connect(why) | NoHead::Broken(why)) = self;
+        let (NoHead::Connect(why) | NoHead::Local(why) | NoHead::Broken(why)) = self;
         f.write_str(why)
     }
 }
@@ -77,7 +92,7 @@ impl Line {
         };
         let stream = match tokio::time::timeout(timeout, connect).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(NoHead::Connect(error.to_string())),
+            Ok(Err(error)) => return Err(NoHead::of(&error)),
             Err(_) => return Err(NoHead::Connect(format!("no connection within {timeout:?}"))),
         };
         let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await;

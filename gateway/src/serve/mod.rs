@@ -2,6 +2,7 @@
 
 mod accept;
 mod core;
+mod files;
 mod http;
 mod listen;
 mod ops;
@@ -66,7 +67,7 @@ impl Gateway {
         let shared = Shared::new(Arc::new(table), instance);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = listen::address(&listen)?;
-        tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
+        tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
         let table = shared.table().clone();
         control::not_ourselves(&table, &shared).await.map_err(StartError::Endpoint)?;
         let mut task = Task { shared: shared.clone(), registry, catalog };
