@@ -1,5 +1,7 @@
 //! Clients' connections: those that end behind bytes that nobody reads yet, more than may be, and half a head.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use serde_json::json;
 use tutti_simulator::{Fault, Scope};
@@ -120,4 +122,16 @@ fn a_gateway_without_files_does_not_blame_its_replicas() {
     assert!(reachable.is_some_and(|line| line.ends_with(" 1")), "{reachable:?}");
     files(maximum);
     assert_eq!(client.ask("POST", "/v1/chat/completions", &[], &chat("hi")).status, 200);
+}
+
+#[test]
+fn the_ops_port_keeps_nobody_for_ever_and_has_so_many_places() {
+    let tutti = Tutti::before(&[simulator().url()]);
+    let connect = || Client::connect(&tutti.ops()).unwrap();
+    let mut silent: Vec<_> = (0..256).map(|_| connect()).collect();
+    silent[0].send_raw(b"GET / HTTP/1.1\r\nHo").unwrap();
+    assert_eq!(connect().ask("GET", "/healthz", &[], "").status, 200);
+    // There was a place only once the others were cut.
+    assert!(silent.iter_mut().any(|client| client.closed_within(Duration::from_millis(1))));
+    assert!(silent.iter_mut().all(|client| client.closed_within(PATIENCE)));
 }

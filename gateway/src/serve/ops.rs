@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
@@ -11,8 +12,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Semaphore;
 
+use super::socket::Socket;
 use crate::shared::Shared;
 use crate::status;
 
@@ -25,6 +28,13 @@ pub(super) enum Page {
     Admin { token: String },
 }
 
+/// Connections to one of the ports. Further ones wait.
+const CONNECTIONS: usize = 256;
+/// How long a head may take to arrive, and how long a connection may lie idle before it.
+const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// Pause after an accept that failed: out of files, mostly.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// Serves the pages on this runtime.
 pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
     tokio::spawn(async move {
@@ -32,9 +42,10 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
             Ok(listener) => listener,
             Err(error) => return tracing::error!(%error, "cannot wait for connections"),
         };
-        loop {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        while let Ok(place) = places.clone().acquire_owned().await {
             let Ok((socket, _)) = listener.accept().await else {
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await; // out of files, mostly
+                tokio::time::sleep(PAUSE).await;
                 continue;
             };
             let (page, shared) = (page.clone(), shared.clone());
@@ -42,7 +53,16 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
                 let response = respond(&page, &shared, &request);
                 async { Ok::<_, Infallible>(response) }
             });
-            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(socket), service));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_WITHIN)
+                .serve_connection(TokioIo::new(Socket::new(socket)), service);
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection to the ops or admin port ended early");
+                }
+                drop(place);
+            });
         }
     });
 }
