@@ -32,6 +32,8 @@ pub struct Shared {
     pub connections: AtomicUsize,
     /// Connections that were closed because too many were open.
     pub refused_connections: AtomicU64,
+    /// Heads that were no HTTP, or longer than they may be.
+    pub refused_heads: AtomicU64,
     /// Changes whenever a connection has closed.
     pub(crate) closed: watch::Sender<()>,
     draining: watch::Sender<bool>,
@@ -55,6 +57,7 @@ impl Shared {
             instance,
             connections: AtomicUsize::new(0),
             refused_connections: AtomicU64::new(0),
+            refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),
             draining: watch::Sender::new(false),
             reloaded: Mutex::new(Reloaded::now(None)),

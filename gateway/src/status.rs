@@ -144,6 +144,7 @@ struct Gauges {
     status: Status,
     buffered: usize,
     refused: u64,
+    refused_heads: u64,
     dropped: u64,
 }
 
@@ -153,6 +154,7 @@ impl Gauges {
             status: Status::of(shared),
             buffered: shared.budget.used(),
             refused: shared.refused_connections.load(Relaxed),
+            refused_heads: shared.refused_heads.load(Relaxed),
             dropped: log::dropped(),
         }
     }
@@ -186,6 +188,11 @@ impl Collector for Gauges {
         }
         for (name, help, value) in [
             ("tutti_connections_refused", "Connections closed because limits.connections were open", self.refused),
+            (
+                "tutti_heads_refused",
+                "Heads of requests that were no HTTP or longer than limits.header; no request, so neither in the log nor in tutti_requests",
+                self.refused_heads,
+            ),
             ("tutti_log_lines_dropped", "Log lines that could not be written in time", self.dropped),
         ] {
             ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;

@@ -135,3 +135,18 @@ fn the_ops_port_keeps_nobody_for_ever_and_has_so_many_places() {
     assert!(silent.iter_mut().any(|client| client.closed_within(Duration::from_millis(1))));
     assert!(silent.iter_mut().all(|client| client.closed_within(PATIENCE)));
 }
+
+#[test]
+fn heads_that_are_none_or_too_long_are_refused_and_counted() {
+    let tutti = Tutti::before(&[simulator().url()]);
+    let get = |lines: &str| {
+        let mut client = tutti.client();
+        client.send_raw(format!("GET /healthz HTTP/1.1\r\nhost: localhost\r\n{lines}\r\n").as_bytes()).unwrap();
+        client.answer().unwrap().status
+    };
+    assert_eq!(get(&format!("x: {}\r\n", "x".repeat(32_000))), 200);
+    assert_eq!(get(&format!("x: {}\r\n", "x".repeat(33_000))), 431, "limits.header is 32Ki");
+    assert_eq!(get(&"x: x\r\n".repeat(101)), 431);
+    assert_eq!(get("x y: z\r\n"), 400);
+    eventually("counted", || (tutti.metric("tutti_heads_refused_total", &[]) == 3.0).then_some(()));
+}

@@ -44,7 +44,8 @@ pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_WITHIN)
-        .max_buf_size(max_head.max(8 << 10))
+        .max_header_size(max_head)
+        .max_buf_size(max_head.max(8 << 10)) // less hyper does not take
         .serve_connection(TokioIo::new(Socket::new(stream)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
@@ -59,6 +60,9 @@ pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc
         }
     };
     if let Err(error) = ended {
+        if error.is_parse() {
+            shared.refused_heads.fetch_add(1, Relaxed); // nobody else hears of it
+        }
         tracing::debug!(%error, "a connection ended early");
     }
 }
