@@ -274,7 +274,8 @@ impl Attempt<'_> {
             } else {
                 body
             };
-            settlement.replica_done(watch.usage());
+            settlement.counted(watch.usage());
+            settlement.replica_done();
             ResponseBody::whole(body)
         } else {
             settlement.hold(None);

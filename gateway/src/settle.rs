@@ -85,9 +85,13 @@ impl Settlement {
         self.permit = Some(permit);
     }
 
-    /// The replica has ended its part: its slot is free, however slowly the client reads.
-    pub(crate) fn replica_done(&mut self, usage: Usage) {
+    /// The tokens so far.
+    pub(crate) fn counted(&mut self, usage: Usage) {
         self.record.usage = usage;
+    }
+
+    /// The replica has ended its part: its slot is free, however slowly the client reads.
+    pub(crate) fn replica_done(&mut self) {
         self.permit = None;
     }
 

@@ -11,7 +11,7 @@ const STORY: &str = r#"curl -s http://127.0.0.1:11500/v1/chat/completions -d '{"
 
 /// tutti before a real Ollama, in the foreground. The Ollama ends with it.
 pub(crate) fn up() -> Result<()> {
-    tutti_rig::prepare()?;
+    tutti_rig::prepare_ollama()?;
     cargo(&["build", "--release", "--package", "tutti"])?;
     let ollama = tutti_rig::Ollama::start(&tutti_rig::OllamaOptions::default())?;
     eprintln!("\nOnce tutti is up, this line answers 「高风险」, from a real model:\n\n{STORY}\n");

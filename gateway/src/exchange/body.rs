@@ -113,7 +113,12 @@ impl Body for ResponseBody {
                     Some(bytes) => settlement.sent(bytes.len()),
                     None => settlement.finished(),
                 }
-                if matches!(&this.kind, Kind::Whole(_)) {
+                // Some clients close as soon as they have read a stream's last event.
+                let whole = match &this.kind {
+                    Kind::Whole(_) => true,
+                    Kind::Stream(streaming) => bytes.is_some() && streaming.watch.is_done(),
+                };
+                if whole {
                     settlement.finished();
                 }
             }
@@ -169,10 +174,11 @@ impl Streaming {
                 Ok(bytes) => bytes,
                 Err((good, broken)) => self.broken(good, broken, settlement.as_deref_mut()),
             };
-            if (self.ended || self.watch.is_done())
-                && let Some(settlement) = settlement.as_deref_mut()
-            {
-                settlement.replica_done(self.watch.usage());
+            if let Some(settlement) = settlement.as_deref_mut() {
+                settlement.counted(self.watch.usage());
+                if self.ended || self.watch.is_done() {
+                    settlement.replica_done();
+                }
             }
             if let Some(last) = bytes.last() {
                 self.at_line_end = *last == b'\n';

@@ -20,14 +20,23 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-/// Builds everything that is not in the cache yet: about 3 minutes on a fresh machine with two cores, nothing later.
+/// Builds what a replica with the rig's models needs, if it is not in the cache yet: about 3 minutes on a fresh machine
+/// with two cores, nothing later.
+///
+/// # Errors
+/// A tool or a registry is missing; says which.
+pub fn prepare_ollama() -> Result<()> {
+    models::store()?;
+    Ok(())
+}
+
+/// Builds everything that the tests need and is not in the cache yet.
 ///
 /// # Errors
 /// A tool or a registry is missing; says which.
 pub fn prepare() -> Result<()> {
-    ollama::binary()?;
+    prepare_ollama()?;
     gojson::binary()?;
-    models::store()?;
     python()?;
     node()?;
     Ok(())
