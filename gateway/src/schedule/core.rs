@@ -73,6 +73,8 @@ pub struct Scheduler {
     lines: HashMap<LineId, Line>,
     slots: HashMap<SlotId, Slot>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
+    /// The targets of the newest table; `None` before a first one was told.
+    live: Option<HashSet<TargetId>>,
     /// Rises with every dispatch: equally loaded slots take turns.
     turn: usize,
 }
@@ -103,6 +105,7 @@ impl Scheduler {
             lines: HashMap::new(),
             slots: HashMap::new(),
             deadlines: BTreeSet::new(),
+            live: None,
             turn: 0,
         }
     }
@@ -134,6 +137,7 @@ impl Scheduler {
                     self.leave(waiter, actions);
                     actions.push(Action::Reroute(waiter));
                 }
+                self.live = Some(live);
             }
             Event::Tick => {}
         }
@@ -160,6 +164,10 @@ impl Scheduler {
 
     fn arrive(&mut self, arrival: Arrival, actions: &mut Vec<Action>) {
         let Arrival { waiter, target, slots, until, exclude } = arrival;
+        // It chose by one table and arrived after the next: nothing would ever free what it waits for.
+        if self.live.as_ref().is_some_and(|live| !live.contains(&target)) {
+            return actions.push(Action::Reroute(waiter));
+        }
         if slots.is_empty() {
             return actions.push(Action::Reject(waiter, Code::NoReplica));
         }

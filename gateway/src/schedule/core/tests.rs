@@ -223,6 +223,18 @@ fn a_full_queue_refuses_and_a_long_wait_ends() {
 }
 
 #[test]
+fn who_chose_by_the_last_table_and_arrives_after_the_next_chooses_again() {
+    let (mut core, now, mut actions) = (Scheduler::new(1), Instant::now(), Vec::new());
+    let arrival =
+        |waiter, target| Event::Arrive(Arrival { waiter, target, slots: [0].into(), until: now + WAIT, exclude: None });
+    core.on(Event::Table([7].into()), now, &mut actions);
+    core.on(arrival(1, 6), now, &mut actions);
+    assert_eq!(actions, [Action::Reroute(1)]);
+    core.on(arrival(1, 7), now, &mut actions);
+    assert_eq!(actions[1..], [Action::CloseGate(0)]);
+}
+
+#[test]
 fn the_least_loaded_is_taken_and_a_suspect_one_last() {
     let mut world = World::new(2);
     for _ in 0..4 {
