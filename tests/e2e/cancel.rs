@@ -120,3 +120,31 @@ fn a_client_that_asks_the_next_thing_and_goes_is_noticed_too() {
     drop(client);
     noticed(&tutti, &replica, "waiting");
 }
+
+#[test]
+fn a_client_that_has_read_the_last_event_did_not_cancel_and_one_that_did_has_its_tokens() {
+    let replica = simulator();
+    let tutti = Tutti::before(&[replica.url()]);
+    for _ in 0..20 {
+        let mut client = tutti.begin("/v1/chat/completions", &chat(true));
+        assert_eq!(client.head().unwrap().status, 200);
+        while !String::from_utf8_lossy(&client.chunk().unwrap()).contains("[DONE]") {}
+    }
+    eventually("a line each", || (tutti.logged().len() == 20).then_some(()));
+    assert!(tutti.logged().iter().all(|line| line["outcome"] == "ok"), "{:?}", tutti.logged());
+
+    let machine = tutti_simulator::engine::Machine {
+        token_time: std::time::Duration::from_millis(5),
+        ..tutti_simulator::engine::Machine::instant()
+    };
+    let replica = simulator_with(Config { machine, answer_tokens: 100_000, ..quick() });
+    let tutti = Tutti::before(&[replica.url()]);
+    let mut client = tutti.begin("/api/chat", &chat(true));
+    assert_eq!(client.head().unwrap().status, 200);
+    for _ in 0..5 {
+        assert!(!client.chunk().unwrap().is_empty());
+    }
+    drop(client);
+    let line = tutti.wait_logged("cancelled", |line| line["outcome"] == "cancelled");
+    assert!(line["output_tokens"].as_u64().is_some_and(|tokens| tokens >= 5), "{line}");
+}
