@@ -9,7 +9,7 @@ use crate::{Config, Slots};
 
 /// Fields that this version knows and does not obey, with the one value that changes nothing. They are refused rather
 /// than ignored: who writes one counts on it.
-const NOT_YET: [(&str, Option<&str>); 21] = [
+const NOT_YET: &[(&str, Option<&str>)] = &[
     ("gateway.auth.keysFile", None),
     ("gateway.tls", None),
     ("gateway.peer", None),
@@ -40,12 +40,12 @@ pub(crate) const ABOUT: &str = "x-about";
 
 /// What a file says beyond what the types ask. They cannot ask it: a custom resource has its name from its metadata,
 /// and structural schemas know no union.
-static BEYOND: LazyLock<[(&str, Value); 11]> = LazyLock::new(|| {
+static BEYOND: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
     let name = json!({
         "pattern": r"^[^\x00-\x1f\x7f-\x9f]{1,256}$",
         "x-form": "1 to 256 bytes without control characters",
     });
-    [
+    vec![
         ("pools[]", json!({ "required": ["name", "endpoints"] })),
         ("pools[].name", json!({ "pattern": "^[A-Za-z0-9-]{1,63}$", "x-form": "1 to 63 letters, digits and `-`" })),
         ("pools[].endpoints", json!({ "minItems": 1 })),

@@ -1,19 +1,19 @@
 //! Where the configuration comes from, and what is said when it is wrong.
 
 use std::ffi::OsString;
-use std::fs;
-use std::io::{self, ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
+use tutti_gateway::follow;
 
 use crate::follow::File;
 use crate::{Source, local, print};
 
 /// Largest file that is read; the loader says that less than this is too large. Unit: bytes.
-const MAX_FILE: u64 = 2 << 20;
+pub(crate) const MAX_FILE: u64 = 2 << 20;
 
 /// What overrides the gateway's own part.
 const GATEWAY_ENV: &str = "TUTTI__GATEWAY__";
@@ -58,7 +58,7 @@ pub(crate) fn load(source: &Source) -> Result<Loaded> {
 fn find(source: &Source) -> Result<Option<Found>> {
     let named = source.config.clone().or_else(|| set("TUTTI_CONFIG").map(PathBuf::from));
     for path in tutti_api::search_path(named.as_deref(), config_home().as_deref()) {
-        match read(&path) {
+        match follow::read(&path, MAX_FILE) {
             Ok((text, regular)) => return Ok(Some(Found { path, text, regular })),
             // Who has no home (HOME=/dev/null) has no configuration there.
             Err(error) if named.is_none() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -69,17 +69,6 @@ fn find(source: &Source) -> Result<Option<Found>> {
         }
     }
     Ok(None)
-}
-
-/// A file's text, and whether it is a regular one: what a pipe says can be read only once.
-pub(crate) fn read(path: &Path) -> io::Result<(String, bool)> {
-    let file = fs::File::open(path)?;
-    let regular = file.metadata()?.is_file();
-    let mut text = String::new();
-    if file.take(MAX_FILE + 1).read_to_string(&mut text)? as u64 > MAX_FILE {
-        return Err(io::Error::other(format!("larger than {} MiB", MAX_FILE >> 20)));
-    }
-    Ok((text, regular))
 }
 
 /// What a text says, with what the environment says.

@@ -11,6 +11,7 @@ pub mod control;
 pub mod errors;
 pub mod exchange;
 mod fetch;
+pub mod follow;
 mod handle;
 mod health;
 mod identify;

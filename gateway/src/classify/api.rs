@@ -45,7 +45,7 @@ pub enum Api {
 
 impl Api {
     /// Every one, in the order of their numbers.
-    pub const ALL: [Api; 8] = [
+    pub const ALL: &[Api] = &[
         Api::OpenAiChat,
         Api::OpenAiCompletions,
         Api::OpenAiEmbeddings,
@@ -125,7 +125,7 @@ pub enum Ask {
 /// What to answer where the path leads nowhere, wants another method, or is not for clients.
 pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
     let (path, named) = split_model(path)?;
-    if let Some(api) = Api::ALL.into_iter().find(|api| api.path() == path) {
+    if let Some(api) = Api::ALL.iter().copied().find(|api| api.path() == path) {
         return if method == Method::POST { Ok(Ask::Inference(api, named)) } else { Err(wants("POST", method, path)) };
     }
     if named.is_some() {
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn each_api_is_found_by_its_path_and_under_a_model() {
-        for api in Api::ALL {
+        for api in Api::ALL.iter().copied() {
             assert_eq!(ask(&Method::POST, api.path()).unwrap(), Ask::Inference(api, None));
             let path = format!("/models/acme%2Frisk%3Av2{}", api.path());
             assert_eq!(ask(&Method::POST, &path).unwrap(), Ask::Inference(api, Some("acme/risk:v2".into())));

@@ -50,6 +50,11 @@ impl Watch {
         Self { framing, rename, partial: BytesMut::new(), usage: Usage::default(), pieces: 0, done: false }
     }
 
+    /// How the answer is cut.
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing
+    }
+
     /// Tokens so far: what the replica counted, or, where it does not say, an event counts for a token.
     pub(crate) fn usage(&self) -> Usage {
         let output =

@@ -1,0 +1,114 @@
+//! The replica's answer becomes the client's.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, response};
+use hyper::body::Incoming;
+
+use super::attempt::{Answer, Attempt};
+use super::head::{PASSED_BACK, header};
+use crate::budget::Room;
+use crate::classify::Api;
+use crate::errors::{Code, Failure};
+use crate::exchange::{Framing, Idle, Line, ResponseBody, Streaming, Watch, collect};
+use crate::replica::Replica;
+use crate::settle::Settlement;
+use crate::table::Route;
+
+impl Attempt<'_> {
+    /// Turns the replica's answer into the client's: a stream goes through while it is watched, anything else is whole
+    /// before its head is sent, so that it is never cut short under a good status.
+    pub(super) async fn answer(
+        &self,
+        route: &Route,
+        (response, line): Answer,
+        settlement: &mut Settlement,
+        budget: usize,
+    ) -> Result<Response<ResponseBody>, Failure> {
+        let Some(replica) = settlement.record.replica.clone() else {
+            return Err(Failure::new(Code::NoReplica, "no replica was chosen"));
+        };
+        let (head, incoming) = response.into_parts();
+        if head.status.is_informational() {
+            return Err(Failure::new(Code::UpstreamError, format!("the replica answered {}", head.status)));
+        }
+        let watch = self.watch(route, &head);
+        let body = if watch.framing() == Framing::Whole {
+            let room = Room { held: self.shared.budget.hold(), limit: budget };
+            self.whole(route, (line, incoming), watch, head.status.is_success(), settlement, room).await?
+        } else {
+            settlement.hold(None); // the request's body is not needed any more
+            ResponseBody::stream(Streaming {
+                line: Some(line),
+                incoming,
+                replica: replica.clone(),
+                watch,
+                dialect: self.reading.facts.api.dialect(),
+                idle: Idle::new(route.pool.idle),
+                at_line_end: true,
+                ended: false,
+            })
+        };
+        let mut answer = Response::new(body);
+        *answer.status_mut() = head.status;
+        give_headers(answer.headers_mut(), &head, &replica, route, settlement);
+        Ok(answer)
+    }
+
+    /// How the answer is read: as a stream where one was asked for and given, and renamed where the names differ.
+    fn watch(&self, route: &Route, head: &response::Parts) -> Watch {
+        let facts = &self.reading.facts;
+        let renamed = route.engine_name.as_deref().is_some_and(|name| name != facts.model);
+        let rename = renamed.then(|| Bytes::from(serde_json::Value::from(&*facts.model).to_string()));
+        let streams = facts.stream && head.status.is_success();
+        let framing = if streams { Framing::of_stream(facts.api.dialect()) } else { Framing::Whole };
+        Watch::new(framing, rename)
+    }
+
+    /// Reads an answer of one object to its end.
+    async fn whole(
+        &self,
+        route: &Route,
+        (line, incoming): (Line, Incoming),
+        mut watch: Watch,
+        success: bool,
+        settlement: &mut Settlement,
+        mut room: Room,
+    ) -> Result<ResponseBody, Failure> {
+        let Some(replica) = settlement.record.replica.clone() else {
+            return Err(Failure::new(Code::NoReplica, "no replica was chosen"));
+        };
+        let body = collect(line, incoming, &replica, route.pool.idle, &mut room).await?;
+        settlement.hold(Some(room.held)); // the request's body is not needed any more
+        let body = if success && self.reading.facts.api != Api::OllamaShow {
+            watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?
+        } else {
+            body
+        };
+        settlement.counted(watch.usage());
+        settlement.replica_done();
+        Ok(ResponseBody::whole(body))
+    }
+}
+
+/// What a client sees of the replica's headers, and what the gateway says beside them.
+fn give_headers(
+    headers: &mut http::HeaderMap,
+    head: &response::Parts,
+    replica: &Replica,
+    route: &Route,
+    settlement: &Settlement,
+) {
+    for name in PASSED_BACK {
+        if let Some(value) = head.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let queued = u64::try_from(settlement.record.queued.as_millis()).unwrap_or(u64::MAX);
+    headers.insert(header::REPLICA, replica.opaque.clone());
+    headers.insert(header::QUEUE_MS, HeaderValue::from(queued));
+    if let Ok(revision) = HeaderValue::from_str(&route.served.revision)
+        && !revision.is_empty()
+    {
+        headers.insert(header::REVISION, revision);
+    }
+}

@@ -1,0 +1,164 @@
+//! One request on its way to a replica: a slot, and an exchange in it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{HeaderMap, Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::time::error::Elapsed;
+
+use super::head::{PASSED_ON, header};
+use crate::answers;
+use crate::classify::Reading;
+use crate::errors::{Code, Failure};
+use crate::exchange::{Line, NoHead, Outgoing};
+use crate::health::Event;
+use crate::replica::Replica;
+use crate::schedule::{Permit, Place, Verdict};
+use crate::settle::Settlement;
+use crate::shared::Shared;
+use crate::table::{Route, Table};
+
+/// How long an unknown name may wait for the replicas to be asked whether they have it by now.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// A request that has been read, on its way to a replica.
+pub(super) struct Attempt<'a> {
+    pub(super) shared: &'a Arc<Shared>,
+    pub(super) reading: &'a Reading,
+    pub(super) body: &'a Bytes,
+    pub(super) headers: &'a HeaderMap,
+    /// The replica that has just failed it: a retry goes elsewhere.
+    pub(super) failed_at: Option<Arc<Replica>>,
+}
+
+pub(super) type Answer = (Response<Incoming>, Line);
+type Sent = Result<Result<Answer, NoHead>, Elapsed>;
+
+impl Attempt<'_> {
+    /// Admits the request and waits for its turn. A revision is final once the slot is taken: where the table changes
+    /// before that, it is chosen again.
+    pub(super) async fn slot(&self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
+        let asked = Instant::now();
+        let mut looked = false;
+        let mut place = Place::default();
+        settlement.queue();
+        loop {
+            let (generation, route) = {
+                let table = self.shared.table();
+                (table.generation, self.route(&table))
+            };
+            let route = match route {
+                Ok(route) => route,
+                Err(_) if !looked && self.shared.table().exposes() => {
+                    looked = true;
+                    self.shared.look_again(LOOK_AGAIN).await;
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            };
+            settlement.record.served = Some(route.served.clone());
+            let until = asked + route.pool.wait;
+            let exclude = self.failed_at.as_deref();
+            let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
+            match verdict {
+                Verdict::Go(permit) => {
+                    settlement.unqueue();
+                    return Ok((route, permit));
+                }
+                Verdict::Reroute => tokio::task::yield_now().await,
+                Verdict::Refused(code) => return Err(refused(code, &route)),
+            }
+        }
+    }
+
+    fn route(&self, table: &Table) -> Result<Arc<Route>, Failure> {
+        answers::found(table, &self.reading.facts.model).cloned()
+    }
+
+    /// Sends the request and waits for the answer's head. `None`: nothing came of it, and it may be tried once more.
+    pub(super) async fn exchange(&mut self, route: &Route, settlement: &Settlement) -> Result<Option<Answer>, Failure> {
+        let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
+        let engine_name = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
+        let pieces = self.reading.edits(engine_name).apply(self.body);
+        let request = self.request(&replica, Outgoing::new(pieces), settlement)?;
+        let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
+        let send = Line::send(&replica, request, route.pool.connect);
+        let sent = tokio::time::timeout(route.pool.first_byte, send).await;
+        if let Some(event) = event(&sent) {
+            self.shared.heard(&route.pool, &replica, event);
+        }
+        match sent {
+            Ok(Ok((response, _))) if response.status() == 503 && may_retry => self.failed_at = Some(replica),
+            Ok(Ok(answer)) => return Ok(Some(answer)),
+            Ok(Err(NoHead::Connect(why))) => {
+                if !may_retry {
+                    return Err(Failure::new(Code::NoReplica, format!("no replica of the pool can be reached: {why}")));
+                }
+                self.failed_at = Some(replica);
+            }
+            Ok(Err(NoHead::Local(why))) => {
+                return Err(Failure::new(Code::Overloaded, format!("the gateway can open no connection: {why}")));
+            }
+            Ok(Err(NoHead::Broken(why))) => {
+                return Err(Failure::new(
+                    Code::UpstreamError,
+                    format!("the replica closed before its answer, or sent no HTTP: {why}"),
+                ));
+            }
+            Err(_) => {
+                let message = format!("the replica sent no answer within {:?}", route.pool.first_byte);
+                return Err(Failure::new(Code::UpstreamTimeout, message));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The request as the replica gets it: its own Host, and of the client's headers only what is on the list.
+    fn request(
+        &self,
+        replica: &Replica,
+        body: Outgoing,
+        settlement: &Settlement,
+    ) -> Result<Request<Outgoing>, Failure> {
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());
+        let headers = request.headers_mut();
+        headers.insert(HOST, replica.authority.clone());
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+        for name in PASSED_ON {
+            if let Some(value) = self.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        Ok(request)
+    }
+}
+
+/// What an exchange says of the replica; an error of its own that another replica might say too says nothing.
+fn event(sent: &Sent) -> Option<Event> {
+    match sent {
+        Ok(Ok((response, _))) if response.status() == 503 => Some(Event::Failed),
+        Ok(Ok((response, _))) => (!response.status().is_server_error()).then_some(Event::Answered),
+        Ok(Err(NoHead::Connect(_))) => Some(Event::Unreachable),
+        Ok(Err(NoHead::Local(_))) => None,
+        Ok(Err(NoHead::Broken(_))) | Err(_) => Some(Event::Failed),
+    }
+}
+
+fn refused(code: Code, route: &Route) -> Failure {
+    let pool = &route.pool.name;
+    Failure::new(
+        code,
+        match code {
+            Code::QueueFull => format!("as many requests wait for pool {pool} as may"),
+            Code::QueueTimeout => format!("no replica of pool {pool} had room within {:?}", route.pool.wait),
+            Code::ShuttingDown => "the gateway is shutting down".to_owned(),
+            _ => format!("pool {pool} has no replica for this model"),
+        },
+    )
+}

@@ -1,0 +1,75 @@
+//! The heads of requests and answers: which headers are read, taken over and given.
+
+use std::cell::Cell;
+
+use http::HeaderMap;
+use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
+
+use crate::classify::Dialect;
+use crate::errors::{Code, Failure};
+
+/// Headers of tutti's own, and those it passes on.
+pub(super) mod header {
+    use http::header::HeaderName;
+
+    pub(in crate::handle) const MODEL: HeaderName = HeaderName::from_static("x-tutti-model");
+    pub(in crate::handle) const REVISION: HeaderName = HeaderName::from_static("x-tutti-revision");
+    pub(in crate::handle) const REPLICA: HeaderName = HeaderName::from_static("x-tutti-replica");
+    pub(in crate::handle) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
+    pub(in crate::handle) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+    pub(in crate::handle) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+    /// What a page's script may read of them.
+    pub(in crate::handle) const EXPOSED: &str =
+        "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, retry-after";
+    pub(in crate::handle) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+}
+
+/// What a replica sees of the client's headers, and nothing else.
+pub(super) const PASSED_ON: [HeaderName; 3] = [ACCEPT, header::TRACEPARENT, header::TRACESTATE];
+
+/// What a client sees of the replica's headers, beside those of the gateway's own.
+pub(super) const PASSED_BACK: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, RETRY_AFTER];
+
+/// The model's name outside the body: the header goes before the path.
+pub(super) fn named(headers: &HeaderMap, in_path: Option<String>) -> Result<Option<String>, Failure> {
+    if headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(http::header::CONTENT_LENGTH) {
+        return Err(Failure::new(Code::InvalidHeader, "Content-Length and Transfer-Encoding together"));
+    }
+    let mut given = headers.get_all(header::MODEL).iter();
+    match (given.next(), given.next()) {
+        (None, _) => Ok(in_path),
+        (Some(_), Some(_)) => Err(Failure::new(Code::InvalidHeader, "x-tutti-model stands twice")),
+        (Some(name), None) => match std::str::from_utf8(name.as_bytes()) {
+            Ok(name) => Ok(Some(name.to_owned())),
+            Err(_) => Err(Failure::new(Code::InvalidHeader, "x-tutti-model is not UTF-8")),
+        },
+    }
+}
+
+pub(super) fn dialect_of(path: &str) -> Dialect {
+    let rest = path.strip_prefix("/models/").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
+    Dialect::of(rest.unwrap_or(path))
+}
+
+/// The client's `x-request-id`, if it is one to print; else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    const LONGEST: usize = 128;
+    let given = headers
+        .get(header::REQUEST_ID)
+        .filter(|id| !id.is_empty() && id.len() <= LONGEST && id.as_bytes().iter().all(|byte| byte.is_ascii_graphic()));
+    given.cloned().unwrap_or_else(new_id)
+}
+
+fn new_id() -> HeaderValue {
+    thread_local! {
+        static STATE: Cell<u64> = Cell::new(crate::random());
+    }
+    // SplitMix64 (Steele, Lea, Flood 2014): well spread; nobody relies on its being unguessable.
+    let state = STATE.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+    STATE.set(state);
+    let mut mixed = state;
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^= mixed >> 31;
+    HeaderValue::from_str(&format!("{mixed:016x}")).unwrap_or(HeaderValue::from_static("0"))
+}

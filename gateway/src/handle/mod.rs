@@ -1,0 +1,108 @@
+//! One request, from its head to its settlement. [`serve`] reads top to bottom as a request goes.
+
+mod answer;
+mod attempt;
+mod head;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
+use http::{Method, Request, Response};
+use hyper::body::{Body, Incoming};
+
+use self::attempt::{Attempt, LOOK_AGAIN};
+use self::head::{dialect_of, header, named, request_id};
+use crate::budget::Room;
+use crate::classify::{self, Ask};
+use crate::errors::Failure;
+use crate::exchange::ResponseBody;
+use crate::record::Phase;
+use crate::settle::Settlement;
+use crate::shared::Shared;
+use crate::{answers, identify, intake};
+
+/// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase.
+pub(crate) async fn handle(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let dialect = dialect_of(request.uri().path());
+    let quiet = matches!(request.uri().path(), "/healthz" | "/readyz");
+    let is_head = request.method() == Method::HEAD;
+    let mut settlement = Settlement::begin(request_id(request.headers()));
+    let origin = identify::origin(request.headers(), &shared.table().config.gateway.allowed_hosts);
+    let served = match &origin {
+        Ok(_) => serve(&shared, request, &mut settlement).await,
+        Err(failure) => Err(failure.clone()),
+    };
+    let mut response = served.unwrap_or_else(|failure| {
+        settlement.failed(&failure);
+        failure.response(dialect)
+    });
+    let headers = response.headers_mut();
+    headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    if let Ok(Some(origin)) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(header::EXPOSED));
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
+    settlement.record.status = response.status().as_u16();
+    settlement.record.phase = Phase::Answering;
+    if is_head || response.body().is_end_stream() {
+        settlement.finished(); // no byte of a body will say so
+    }
+    if quiet {
+        settlement.silence(); // asked every few seconds by whoever runs us
+    }
+    response.body_mut().settle(settlement);
+    Ok(response)
+}
+
+async fn serve(
+    shared: &Arc<Shared>,
+    request: Request<Incoming>,
+    settlement: &mut Settlement,
+) -> Result<Response<ResponseBody>, Failure> {
+    let (head, body) = request.into_parts();
+    let config = shared.table().config.clone();
+    identify::host(&head, &config.gateway.allowed_hosts)?;
+    if head.method == Method::OPTIONS {
+        return Ok(answers::options(&head.headers));
+    }
+    let ask = classify::ask(&head.method, head.uri.path())?;
+    let Ask::Inference(api, in_path) = ask else {
+        return with_refresh(shared, &ask).await;
+    };
+    settlement.record.api = Some(api);
+    let named = named(&head.headers, in_path)?;
+
+    let limits = &config.gateway.limits;
+    let budget = limits.buffered_bodies.bytes();
+    let mut room = Room { held: shared.budget.hold(), limit: budget };
+    let body = intake::read(body, &head.headers, limits.body.bytes(), &mut room).await?;
+    settlement.record.received = body.len();
+    settlement.hold(Some(room.held));
+    let reading = classify::read(api, named, &body)?;
+
+    let mut attempt = Attempt { shared, reading: &reading, body: &body, headers: &head.headers, failed_at: None };
+    loop {
+        let (route, permit) = attempt.slot(settlement).await?;
+        settlement.occupy(permit);
+        let Some(answer) = attempt.exchange(&route, settlement).await? else {
+            settlement.record.retries += 1;
+            continue;
+        };
+        return attempt.answer(&route, answer, settlement, budget).await;
+    }
+}
+
+/// An answer of the gateway's own; a name that is not known may be known once the replicas were asked again.
+async fn with_refresh(shared: &Arc<Shared>, ask: &Ask) -> Result<Response<ResponseBody>, Failure> {
+    let first = answers::answer(ask, shared);
+    if first.is_err() && shared.table().exposes() {
+        shared.look_again(LOOK_AGAIN).await;
+        return answers::answer(ask, shared);
+    }
+    first
+}
