@@ -74,7 +74,9 @@ fn the_programs_exit_code_is_its_own_and_its_children_go_with_it() {
     supervisor.args(["sh", "-c", "sleep 300 & echo $!; exit 7"]).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut supervisor = supervisor.spawn().unwrap();
     let pids = pids(supervisor.stdout.take().unwrap(), 1);
+    let leash = supervisor.stdin.take(); // `wait` would close it, and may be faster than the shell's `exit`
     let status = supervisor.wait().unwrap();
+    drop(leash);
     assert_eq!(status.code(), Some(7));
     assert!(!is_alive(pids[0]));
 }
