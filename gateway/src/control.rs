@@ -16,7 +16,7 @@ use crate::health::Event;
 use crate::registry::Registry;
 use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::{Available, Catalog, Pool, Table};
+use crate::table::{Available, Catalog, Pool, Table, World};
 
 /// How often the replicas are asked what they have.
 const EVERY: Duration = Duration::from_secs(10);
@@ -51,7 +51,7 @@ impl Control {
 pub(crate) struct Task {
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Registry,
-    pub(crate) catalog: Catalog,
+    pub(crate) world: World,
 }
 
 impl Task {
@@ -91,12 +91,12 @@ impl Task {
 
     async fn take(&mut self, config: Arc<Config>) -> Result<u32, String> {
         let known = self.shared.table();
-        let table = Table::build(config.clone(), &self.catalog, known.generation + 1, &mut self.registry)?;
+        let table = Table::build(config.clone(), &self.world, known.generation + 1, &mut self.registry)?;
         drop(known);
         // New replicas are asked before anybody is sent to them.
         not_ourselves(&table, &self.shared).await?;
         let new = ask(&table, &self.shared).await;
-        self.catalog.extend(new);
+        self.world.catalog.extend(new);
         self.publish(config).await
     }
 
@@ -104,8 +104,8 @@ impl Task {
     pub(crate) async fn refresh(&mut self) {
         let table = self.shared.table().clone();
         let heard = ask(&table, &self.shared).await;
-        let news = heard.iter().any(|(id, available)| self.catalog.get(id) != Some(available));
-        self.catalog.extend(heard);
+        let news = heard.iter().any(|(id, available)| self.world.catalog.get(id) != Some(available));
+        self.world.catalog.extend(heard);
         if news && let Err(error) = self.publish(table.config.clone()).await {
             tracing::error!(error, "the table could not be built again");
         }
@@ -114,11 +114,11 @@ impl Task {
 
     async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {
         let generation = self.shared.table().generation + 1;
-        let table = Arc::new(Table::build(config, &self.catalog, generation, &mut self.registry)?);
+        let table = Arc::new(Table::build(config, &self.world, generation, &mut self.registry)?);
         let shared = self.shared.clone();
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
         let known: Vec<u64> = table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect();
-        self.catalog.retain(|id, _| known.contains(id));
+        self.world.catalog.retain(|id, _| known.contains(id));
         Ok(generation)
     }
 }

@@ -1,4 +1,4 @@
-//! Which name leads where: immutable, built whole from specs, endpoints and what the replicas have, swapped whole.
+//! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,6 +13,13 @@ use crate::schedule::{Owner, Target};
 
 /// What a replica said it has, by its number; a replica that has not answered yet is missing.
 pub type Catalog = HashMap<u64, Vec<Available>>;
+
+/// What is known of the world, beside what the configuration says: what a table is built from.
+#[derive(Debug, Default)]
+pub struct World {
+    /// What the replicas have.
+    pub catalog: Catalog,
+}
 
 /// A model that a replica has.
 #[derive(Clone, Debug, PartialEq)]
@@ -81,12 +88,8 @@ impl Table {
     ///
     /// # Errors
     /// Why an endpoint cannot be one.
-    pub fn build(
-        config: Arc<Config>,
-        catalog: &Catalog,
-        generation: u32,
-        registry: &mut Registry,
-    ) -> Result<Self, String> {
+    pub fn build(config: Arc<Config>, world: &World, generation: u32, registry: &mut Registry) -> Result<Self, String> {
+        let catalog = &world.catalog;
         let mut table = Self {
             generation,
             config: config.clone(),

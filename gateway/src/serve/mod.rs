@@ -20,7 +20,7 @@ use crate::control::{self, Control, Task};
 use crate::registry::Registry;
 use crate::shared::Shared;
 use crate::status::Status;
-use crate::table::{Catalog, Table};
+use crate::table::{Table, World};
 pub use listen::StartError;
 
 /// What a gateway is started with, beside its configuration.
@@ -62,15 +62,15 @@ impl Gateway {
         let instance =
             HeaderValue::from_str(&format!("{:016x}", crate::random())).unwrap_or(HeaderValue::from_static("0"));
         let mut registry = Registry::default();
-        let catalog = Catalog::new();
-        let table = Table::build(config.clone(), &catalog, 1, &mut registry).map_err(StartError::Endpoint)?;
+        let world = World::default();
+        let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
         let shared = Shared::new(Arc::new(table), instance);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = listen::address(&listen)?;
         tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
         let table = shared.table().clone();
         control::not_ourselves(&table, &shared).await.map_err(StartError::Endpoint)?;
-        let mut task = Task { shared: shared.clone(), registry, catalog };
+        let mut task = Task { shared: shared.clone(), registry, world };
         task.refresh().await;
         let control = task.start();
         let addresses = (listen::address(&ops)?, listen::address(&admin)?);
