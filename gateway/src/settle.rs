@@ -4,6 +4,7 @@
 //! any phase end in the same few lines: the slot and the held memory are given back, one record goes to the metrics
 //! and one line to the log.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
@@ -14,6 +15,7 @@ use crate::exchange::Usage;
 use crate::log;
 use crate::metrics;
 use crate::record::{Phase, Record};
+use crate::replica::Replica;
 use crate::schedule::Permit;
 
 /// A request's record, and what it holds until it is settled.
@@ -80,9 +82,14 @@ impl Settlement {
 
     /// Holds a slot.
     pub(crate) fn occupy(&mut self, permit: Permit) {
-        self.record.replica = Some(permit.replica().clone());
-        self.record.phase = Phase::Waiting;
+        self.asks(permit.replica());
         self.permit = Some(permit);
+    }
+
+    /// A replica is asked.
+    pub(crate) fn asks(&mut self, replica: &Arc<Replica>) {
+        self.record.replica = Some(replica.clone());
+        self.record.phase = Phase::Waiting;
     }
 
     /// The tokens so far.

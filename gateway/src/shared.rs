@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tutti_api::Config;
 
+use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::health::{self, Event};
 use crate::metrics::Metrics;
@@ -38,6 +39,8 @@ pub struct Shared {
     pub(crate) closed: watch::Sender<()>,
     draining: watch::Sender<bool>,
     reloaded: Mutex<Reloaded>,
+    /// Which models the replicas hold in memory, for who asks.
+    pub(crate) residents: Residents,
     /// Wakes whoever asks the replicas what they have.
     pub(crate) refresh: Notify,
     /// How often they have been asked; a change says that the answers are in the table.
@@ -61,6 +64,7 @@ impl Shared {
             closed: watch::Sender::new(()),
             draining: watch::Sender::new(false),
             reloaded: Mutex::new(Reloaded::now(None)),
+            residents: Residents::default(),
             refresh: Notify::new(),
             refreshed: watch::Sender::new(0),
             control: tokio::runtime::Handle::current(),

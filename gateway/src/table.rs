@@ -45,6 +45,13 @@ pub struct Route {
     pub entry: Option<Value>,
 }
 
+impl Route {
+    /// The name the replicas know it by; of an exposed model, as they spell it themselves.
+    pub fn engine_name(&self) -> &str {
+        self.engine_name.as_deref().unwrap_or(&self.served.model)
+    }
+}
+
 /// A pool, with its specs at hand.
 #[derive(Debug)]
 pub struct Pool {
@@ -165,6 +172,12 @@ impl Table {
     /// Where a name leads.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.get(&*canonical(name))
+    }
+
+    /// The models that lead to what the replicas of this pool know by this name, however it is spelt.
+    pub fn leading_to<'t>(&'t self, pool: &'t Arc<Pool>, engine_name: &str) -> impl Iterator<Item = &'t Arc<Route>> {
+        let key = canonical(engine_name).into_owned();
+        self.listed.iter().filter(move |route| Arc::ptr_eq(&route.pool, pool) && canonical(route.engine_name()) == key)
     }
 
     /// The models there are, each once.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -23,7 +23,7 @@ const TOOLS: &str = concat!(
     "<|im_end|>\n{{ end }}<|im_start|>assistant\n",
 );
 
-/// A gateway before a real Ollama, with a model more whose replica cannot be reached.
+/// A gateway before a real Ollama, with two models more: one by a name of its own, and one whose replica cannot be reached.
 struct Served {
     tutti: Tutti,
     _ollama: Ollama,
@@ -37,8 +37,9 @@ impl Served {
         let copy = json!({ "source": "risk-v1", "destination": "acme/risk:v2" });
         ollama.post("/api/copy", &copy).expect("a model with a name of three parts");
         let gone = "  - { name: gone, endpoints: [{ url: \"http://127.0.0.1:1\" }] }\n";
-        let model = "models:\n  - { name: unreachable, revisions: [{ name: v1, pool: gone, upstream: risk-v1 }] }\n";
-        let tutti = Tutti::start(&format!("{}{gone}{model}", pool(&[ollama.url()], "expose: all")));
+        let models = "models:\n  - { name: unreachable, revisions: [{ name: v1, pool: gone, upstream: risk-v1 }] }\n  \
+                      - { name: risk, revisions: [{ name: v1, pool: p, upstream: risk-v1 }] }\n";
+        let tutti = Tutti::start(&format!("{}{gone}{models}", pool(&[ollama.url()], "expose: all")));
         Self { tutti, _ollama: ollama }
     }
 
@@ -230,22 +231,28 @@ fn run(command: &mut Command) -> (String, bool) {
 
 #[test]
 fn the_ollama_command_line() {
-    // Left out, for the gateway does not serve it yet: `list` beside a model whose replica was never reached (its
-    // digest is empty, and the command panics); `show` and `run`, which send the model's name as `name` and an empty
-    // `model`; `ps`.
-    let replica = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
-    let tutti = Tutti::before(&[replica.url()]);
+    let served = Served::start();
     let home = tempfile::tempdir().expect("a temporary folder");
     let ollama = |arguments: &[&str]| {
         let mut ollama = Command::new(tutti_rig::ollama().expect("the rig's Ollama"));
-        run(clean(&mut ollama)
-            .args(arguments)
-            .env("OLLAMA_HOST", format!("http://{}", tutti.listen()))
-            .env("HOME", home.path()))
+        let client = ollama.args(arguments).env("HOME", home.path()).stdin(Stdio::null());
+        run(clean(client).env("OLLAMA_HOST", served.url()))
     };
-    let (listed, ok) = ollama(&["list"]);
-    assert!(ok && ["risk-v1:latest", "tutti-embed:latest"].iter().all(|name| listed.contains(name)), "{listed}");
-    assert!(ollama(&["--version"]).0.contains("0.11.4"));
+    let good = |arguments: &[&str], expected: &[&str]| {
+        let (said, ok) = ollama(arguments);
+        assert!(ok && expected.iter().all(|word| said.contains(word)), "{arguments:?}: {said}");
+    };
+    // A model of a replica that was never reached is listed beside the others.
+    good(&["list"], &["risk-v1:latest", "tutti-embed:latest", "unreachable:latest", "000000000000", "risk:latest"]);
+    good(&["--version"], &["0.11.4"]);
+    good(&["show", "risk-v1"], &["qwen2", "completion", "num_predict"]);
+    good(&["show", "--modelfile", "risk"], &["# FROM risk\n", "ADAPTER "]);
+    good(&["run", "risk", COMPLAINT], &[ANSWER]);
+    good(&["run", "--verbose", "acme/risk:v2", COMPLAINT], &[ANSWER, "eval count"]);
+    good(&["ps"], &["risk:latest", "100% CPU", "4096"]);
+    good(&["stop", "risk"], &[]);
+    let (said, ok) = ollama(&["run", "nope", "hi"]);
+    assert!(!ok && said.contains("is not for clients"), "it tries to pull what it does not find: {said}");
     for managed in [&["pull", "x"][..], &["rm", "risk-v1"], &["cp", "risk-v1", "y"]] {
         let (said, ok) = ollama(managed);
         assert!(!ok && said.contains("is not for clients"), "{managed:?}: {said}");
@@ -270,7 +277,7 @@ fn curl() {
     let said = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     assert_eq!(said.map(|line| line["message"]["content"].as_str().unwrap().to_owned()).collect::<String>(), ANSWER);
 
-    for path in ["/", "/api/tags", "/api/version"] {
+    for path in ["/", "/api/tags", "/api/tags/", "/api/ps", "/api/version", "/v1/models/", "/v1/models/acme/risk:v2"] {
         let head = curl(path, &["--head"]);
         assert!(head.starts_with("HTTP/1.1 200 OK") && head.contains("content-length: "), "{path}: {head}");
     }
@@ -291,7 +298,6 @@ fn curl() {
         let answer = curl(path, &[&page[..], more].concat());
         assert!(answer.contains("access-control-allow-origin: http://localhost:3000"), "{path}: {answer}");
     }
-    // Left out: `/api/tags/` and `/v1/models/`, which Ollama redirects to the path without the slash, are 404.
     // A body that curl waits to be asked for, and one in chunks.
     let large = json!({ "model": "risk-v1", "prompt": "hi ".repeat(500), "options": { "num_predict": 1 } }).to_string();
     assert_eq!(status("/api/generate", &["-H", "Expect: 100-continue", "--json", &large]), "200");

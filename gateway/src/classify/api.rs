@@ -103,13 +103,15 @@ impl Api {
 pub enum Ask {
     /// Work for a model; its name, where the path gave it.
     Inference(Api, Option<String>),
-    /// `GET /v1/models`
+    /// `GET|HEAD /v1/models`
     Models,
-    /// `GET /v1/models/{id}`
+    /// `GET|HEAD /v1/models/{id}`
     Model(String),
-    /// `GET /api/tags`
+    /// `GET|HEAD /api/tags`
     Tags,
-    /// `GET /api/version`
+    /// `GET|HEAD /api/ps`
+    Resident,
+    /// `GET|HEAD /api/version`
     Version,
     /// `GET|HEAD /`
     Root,
@@ -119,11 +121,13 @@ pub enum Ask {
     Ready,
 }
 
-/// Reads a request line. `path` is the raw path without its query.
+/// Reads a request line. `path` is the raw path without its query. With one slash more at its end it is the same path:
+/// Ollama redirects such a client, and not all of them follow.
 ///
 /// # Errors
 /// What to answer where the path leads nowhere, wants another method, or is not for clients.
 pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty() && !path.ends_with('/')).unwrap_or(path);
     let (path, named) = split_model(path)?;
     if let Some(api) = Api::ALL.iter().copied().find(|api| api.path() == path) {
         return if method == Method::POST { Ok(Ask::Inference(api, named)) } else { Err(wants("POST", method, path)) };
@@ -131,7 +135,6 @@ pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
     if named.is_some() {
         return Err(Failure::quoting(Code::NotFound, format!("there is no {path} under /models/…")));
     }
-    let get = |ask: Ask| if method == Method::GET { Ok(ask) } else { Err(wants("GET", method, path)) };
     let look = |ask: Ask| {
         if method == Method::GET || method == Method::HEAD { Ok(ask) } else { Err(wants("GET, HEAD", method, path)) }
     };
@@ -140,8 +143,9 @@ pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
         "/healthz" => look(Ask::Health),
         "/readyz" => look(Ask::Ready),
         "/api/tags" => look(Ask::Tags),
+        "/api/ps" => look(Ask::Resident),
         "/api/version" => look(Ask::Version),
-        "/v1/models" => get(Ask::Models),
+        "/v1/models" => look(Ask::Models),
         "/api/create" | "/api/copy" | "/api/delete" | "/api/pull" | "/api/push" => Err(Failure::new(
             Code::ManagementRefused,
             format!("{path} is not for clients: manage models at the replica, or in tutti's configuration"),
@@ -149,11 +153,11 @@ pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
         _ if path.starts_with("/api/blobs/") => {
             Err(Failure::new(Code::ManagementRefused, "blobs are not for clients: push them to the replica"))
         }
-        "/api/ps" | "/v1/responses" | "/v1/messages" => {
+        "/v1/responses" | "/v1/messages" => {
             Err(Failure::new(Code::NotSupported, format!("this version of tutti does not serve {path}")))
         }
         _ => match path.strip_prefix("/v1/models/") {
-            Some(id) if !id.is_empty() => get(Ask::Model(decoded(id)?)),
+            Some(id) if !id.is_empty() => look(Ask::Model(decoded(id)?)),
             _ => Err(Failure::new(Code::NotFound, "there is no such path")),
         },
     }
@@ -172,6 +176,15 @@ fn decoded(part: &str) -> Result<String, Failure> {
     match percent_decode_str(part).decode_utf8() {
         Ok(name) => Ok(name.into_owned()),
         Err(_) => Err(Failure::new(Code::InvalidModelName, "the model's name in the path is not UTF-8")),
+    }
+}
+
+/// The methods that a path takes, for who asks by OPTIONS.
+pub fn methods(path: &str) -> &'static str {
+    match ask(&Method::GET, path) {
+        Ok(_) => "GET, HEAD, OPTIONS",
+        Err(Failure { allow: Some("POST"), .. }) => "POST, OPTIONS",
+        Err(_) => "GET, HEAD, POST, OPTIONS",
     }
 }
 
@@ -197,17 +210,36 @@ mod tests {
     }
 
     #[test]
+    fn options_names_the_methods_of_the_path() {
+        assert_eq!(methods("/api/tags/"), "GET, HEAD, OPTIONS");
+        assert_eq!(methods("/models/m/api/chat"), "POST, OPTIONS");
+        assert_eq!(methods("/nowhere"), "GET, HEAD, POST, OPTIONS");
+    }
+
+    #[test]
     fn what_is_no_inference() {
         let get = |path| ask(&Method::GET, path);
         assert_eq!(get("/").unwrap(), Ask::Root);
         assert_eq!(ask(&Method::HEAD, "/").unwrap(), Ask::Root);
         assert_eq!(get("/v1/models/acme%2Frisk").unwrap(), Ask::Model("acme/risk".into()));
         assert_eq!(get("/v1/models/acme/risk").unwrap(), Ask::Model("acme/risk".into()));
+        assert_eq!(get("/v1/models/acme/risk/").unwrap(), Ask::Model("acme/risk".into()));
+        for (path, ask) in [("/api/ps", Ask::Resident), ("/api/tags/", Ask::Tags), ("/v1/models/", Ask::Models)] {
+            assert_eq!(get(path).unwrap(), ask, "{path}");
+            let refused = super::ask(&Method::PUT, path).unwrap_err();
+            assert_eq!((refused.code, refused.allow), (Code::MethodNotAllowed, Some("GET, HEAD")), "{path}");
+        }
+        let chat = ask(&Method::POST, "/models/m/api/chat/").unwrap();
+        assert_eq!(chat, Ask::Inference(Api::OllamaChat, Some("m".into())));
         for (path, code) in [
             ("/api/pull", Code::ManagementRefused),
             ("/api/blobs/sha256:00", Code::ManagementRefused),
             ("/v1/responses", Code::NotSupported),
             ("/nowhere", Code::NotFound),
+            ("/api/tags//", Code::NotFound),
+            ("//", Code::NotFound),
+            ("", Code::NotFound),
+            ("/models/m/", Code::NotFound),
             ("/models/x", Code::NotFound),
             ("/models/x/api/tags", Code::NotFound),
             ("/models/%ff/api/chat", Code::InvalidModelName),

@@ -15,8 +15,20 @@ use crate::json::{self, Kind, Member};
 const MAX_MODEL_NAME: usize = 256;
 
 /// Top-level keys that the gateway reads, or that change what a replica loads. They stand at most once, spelled so.
-const CONTROLLED: [&str; 8] =
-    ["model", "stream", "stream_options", "options", "keep_alive", "dimensions", "max_tokens", "max_completion_tokens"];
+const CONTROLLED: [&str; 9] = [
+    "model",
+    "stream",
+    NAME,
+    "stream_options",
+    "options",
+    "keep_alive",
+    "dimensions",
+    "max_tokens",
+    "max_completion_tokens",
+];
+
+/// What `/api/show` called `model` before; Ollama's command line still does. A key as any other to the other APIs.
+const NAME: &str = "name";
 
 /// The longest raw form of a controlled key: every character a `\u` escape.
 const MAX_RAW_KEY: usize = 6 * "max_completion_tokens".len();
@@ -75,7 +87,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     let mut empty = true;
     let scanned = json::members(body, |member| {
         empty = false;
-        if let Err(failure) = note(body, member, &mut found) {
+        if let Err(failure) = note(api, body, member, &mut found) {
             wrong.get_or_insert(failure);
         }
     });
@@ -85,15 +97,15 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     if let Some(failure) = wrong {
         return Err(failure);
     }
-    let [model, stream, ..] = found;
+    let [model, stream, name, ..] = found;
     let stream = stream_of(api, stream)?;
     let (in_body, model_at) = model_of(body, model, empty)?;
-    let plain = named.is_none();
+    let is_the_bodys = named.is_none() && in_body.is_some();
     let model_at = match model_at {
-        ModelAt::Value { range, plain: unescaped } => ModelAt::Value { range, plain: plain && unescaped },
+        ModelAt::Value { range, plain } => ModelAt::Value { range, plain: plain && is_the_bodys },
         insert => insert,
     };
-    let Some(model) = named.or(in_body) else {
+    let Some(model) = named.or(in_body).map_or_else(|| string(body, NAME, name), |model| Ok(Some(model)))? else {
         return Err(Failure::new(
             Code::ModelRequired,
             "model is required: name it in the body, the path or x-tutti-model",
@@ -104,13 +116,16 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
 }
 
 /// Keeps a controlled member; refuses one that stands twice or is spelled in another case.
-fn note(body: &[u8], member: Member, found: &mut [Option<(Range<usize>, Kind)>]) -> Result<(), Failure> {
+fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<(Range<usize>, Kind)>]) -> Result<(), Failure> {
     let raw = &body[member.key.clone()];
     if raw.len() > MAX_RAW_KEY {
         return Ok(());
     }
     let Some((index, exact)) = controlled(raw) else { return Ok(()) };
     let key = CONTROLLED[index];
+    if key == NAME && api != Api::OllamaShow {
+        return Ok(());
+    }
     if !exact {
         let message =
             format!("the key at byte {} reads as `{key}` to some and not to others: spell it so", member.key.start);
@@ -161,15 +176,22 @@ fn model_of(
             let open = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
             Ok((None, ModelAt::Insert { at: open + 1, alone: empty }))
         }
-        Some((range, Kind::Null)) => Ok((None, ModelAt::Value { range, plain: false })),
-        Some((range, Kind::String)) => {
-            let raw = &body[range.start + 1..range.end - 1];
-            let name = json::unescape(raw)
-                .ok_or_else(|| Failure::new(Code::InvalidBody, "`model` holds half of a surrogate pair"))?;
-            let plain = name.as_bytes() == raw;
-            Ok(((!name.is_empty()).then_some(name), ModelAt::Value { range, plain }))
+        Some((range, kind)) => {
+            let name = string(body, "model", Some((range.clone(), kind)))?;
+            let plain = name.as_ref().is_some_and(|name| name.as_bytes() == &body[range.start + 1..range.end - 1]);
+            Ok((name, ModelAt::Value { range, plain }))
         }
-        Some(_) => Err(Failure::new(Code::InvalidBody, "`model` must be a string")),
+    }
+}
+
+/// A string that is not empty; `None` for one that is, for null, and for what is not there.
+fn string(body: &[u8], key: &str, found: Option<(Range<usize>, Kind)>) -> Result<Option<String>, Failure> {
+    match found {
+        None | Some((_, Kind::Null)) => Ok(None),
+        Some((range, Kind::String)) => json::unescape(&body[range.start + 1..range.end - 1])
+            .map(|text| Some(text).filter(|text| !text.is_empty()))
+            .ok_or_else(|| Failure::new(Code::InvalidBody, format!("`{key}` holds half of a surrogate pair"))),
+        Some(_) => Err(Failure::new(Code::InvalidBody, format!("`{key}` must be a string"))),
     }
 }
 
@@ -230,6 +252,36 @@ mod tests {
         assert_eq!(reading("{}").unwrap_err().code, Code::ModelRequired);
         assert_eq!(reading(r#"{"model":""}"#).unwrap_err().code, Code::ModelRequired);
         assert_eq!(reading(r#"{"model":"a\nb"}"#).unwrap_err().code, Code::InvalidModelName);
+    }
+
+    #[test]
+    fn show_takes_the_name_that_was_the_models_before() {
+        let named = |body: &str| {
+            let reading = read(Api::OllamaShow, None, body.as_bytes())?;
+            let pieces = reading.edits("engine").apply(&Bytes::copy_from_slice(body.as_bytes()));
+            Ok::<_, Failure>((reading.facts.model, String::from_utf8(pieces.concat()).unwrap()))
+        };
+        let both = |model: &str, body: &str| (model.to_owned(), body.to_owned());
+        let cases = [
+            (r#"{"model":"","name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
+            (r#"{"model":null,"name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
+            (r#"{"name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
+            (r#"{"model":"b","name":"a"}"#, both("b", r#"{"model":"engine","name":"a"}"#)),
+            (r#"{"model":"b","name":null}"#, both("b", r#"{"model":"engine","name":null}"#)),
+        ];
+        for (body, expected) in cases {
+            assert_eq!(named(body).unwrap(), expected, "{body}");
+        }
+        for (body, code) in [
+            (r#"{"name":"a","Name":"b"}"#, Code::InvalidBody),
+            (r#"{"name":"a","name":"b"}"#, Code::InvalidBody),
+            (r#"{"name":1}"#, Code::InvalidBody),
+            (r#"{"model":"","name":""}"#, Code::ModelRequired),
+        ] {
+            assert_eq!(named(body).unwrap_err().code, code, "{body}");
+        }
+        assert_eq!(reading(r#"{"name":"a"}"#).unwrap_err().code, Code::ModelRequired);
+        assert!(reading(r#"{"model":"a","name":1,"Name":2}"#).is_ok(), "a key as any other");
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod api;
 mod body;
 mod edits;
 
-pub use api::{Api, Ask, Dialect, ask};
+pub use api::{Api, Ask, Dialect, ask, methods};
 pub use body::{Facts, Reading, read};
 pub use edits::Edits;

@@ -79,10 +79,10 @@ impl Attempt<'_> {
         };
         let body = collect(line, incoming, &replica, route.pool.idle, &mut room).await?;
         settlement.hold(Some(room.held)); // the request's body is not needed any more
-        let body = if success && self.reading.facts.api != Api::OllamaShow {
-            watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?
-        } else {
-            body
+        let body = match self.reading.facts.api {
+            _ if !success => body,
+            Api::OllamaShow => self.shown(route, body),
+            _ => watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?,
         };
         settlement.counted(watch.usage());
         settlement.replica_done();

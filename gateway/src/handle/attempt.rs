@@ -19,7 +19,7 @@ use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
 use crate::settle::Settlement;
 use crate::shared::Shared;
-use crate::table::{Route, Table};
+use crate::table::Route;
 
 /// How long an unknown name may wait for the replicas to be asked whether they have it by now.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -46,19 +46,7 @@ impl Attempt<'_> {
         let mut place = Place::default();
         settlement.queue();
         loop {
-            let (generation, route) = {
-                let table = self.shared.table();
-                (table.generation, self.route(&table))
-            };
-            let route = match route {
-                Ok(route) => route,
-                Err(_) if !looked && self.shared.table().exposes() => {
-                    looked = true;
-                    self.shared.look_again(LOOK_AGAIN).await;
-                    continue;
-                }
-                Err(failure) => return Err(failure),
-            };
+            let (generation, route) = self.route(&mut looked).await?;
             settlement.record.served = Some(route.served.clone());
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
@@ -74,16 +62,26 @@ impl Attempt<'_> {
         }
     }
 
-    fn route(&self, table: &Table) -> Result<Arc<Route>, Failure> {
-        answers::found(table, &self.reading.facts.model).cloned()
+    /// Where the table leads, and its generation. Once, the replicas are asked again for a name that is not known.
+    pub(super) async fn route(&self, looked: &mut bool) -> Result<(u32, Arc<Route>), Failure> {
+        loop {
+            let (found, may_come) = {
+                let table = self.shared.table();
+                let route = answers::found(&table, &self.reading.facts.model).cloned();
+                (route.map(|route| (table.generation, route)), table.exposes())
+            };
+            if found.is_ok() || *looked || !may_come {
+                return found;
+            }
+            *looked = true;
+            self.shared.look_again(LOOK_AGAIN).await;
+        }
     }
 
     /// Sends the request and waits for the answer's head. `None`: nothing came of it, and it may be tried once more.
     pub(super) async fn exchange(&mut self, route: &Route, settlement: &Settlement) -> Result<Option<Answer>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
-        let engine_name = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
-        let pieces = self.reading.edits(engine_name).apply(self.body);
-        let request = self.request(&replica, Outgoing::new(pieces), settlement)?;
+        let request = self.request(route, &replica, settlement);
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
         let send = Line::send(&replica, request, route.pool.connect);
         let sent = tokio::time::timeout(route.pool.first_byte, send).await;
@@ -93,37 +91,17 @@ impl Attempt<'_> {
         match sent {
             Ok(Ok((response, _))) if response.status() == 503 && may_retry => self.failed_at = Some(replica),
             Ok(Ok(answer)) => return Ok(Some(answer)),
-            Ok(Err(NoHead::Connect(why))) => {
-                if !may_retry {
-                    return Err(Failure::new(Code::NoReplica, format!("no replica of the pool can be reached: {why}")));
-                }
-                self.failed_at = Some(replica);
-            }
-            Ok(Err(NoHead::Local(why))) => {
-                return Err(Failure::new(Code::Overloaded, format!("the gateway can open no connection: {why}")));
-            }
-            Ok(Err(NoHead::Broken(why))) => {
-                return Err(Failure::new(
-                    Code::UpstreamError,
-                    format!("the replica closed before its answer, or sent no HTTP: {why}"),
-                ));
-            }
-            Err(_) => {
-                let message = format!("the replica sent no answer within {:?}", route.pool.first_byte);
-                return Err(Failure::new(Code::UpstreamTimeout, message));
-            }
+            Ok(Err(NoHead::Connect(_))) if may_retry => self.failed_at = Some(replica),
+            Ok(Err(why)) => return Err(no_head(why)),
+            Err(_) => return Err(too_late(route.pool.first_byte)),
         }
         Ok(None)
     }
 
     /// The request as the replica gets it: its own Host, and of the client's headers only what is on the list.
-    fn request(
-        &self,
-        replica: &Replica,
-        body: Outgoing,
-        settlement: &Settlement,
-    ) -> Result<Request<Outgoing>, Failure> {
-        let mut request = Request::new(body);
+    pub(super) fn request(&self, route: &Route, replica: &Replica, settlement: &Settlement) -> Request<Outgoing> {
+        let engine_name = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
+        let mut request = Request::new(Outgoing::new(self.reading.edits(engine_name).apply(self.body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());
         let headers = request.headers_mut();
@@ -135,8 +113,24 @@ impl Attempt<'_> {
                 headers.insert(name, value.clone());
             }
         }
-        Ok(request)
+        request
     }
+}
+
+/// Why a request ends that got no head of an answer.
+pub(super) fn no_head(why: NoHead) -> Failure {
+    match why {
+        NoHead::Connect(why) => Failure::new(Code::NoReplica, format!("no replica of the pool can be reached: {why}")),
+        NoHead::Local(why) => Failure::new(Code::Overloaded, format!("the gateway can open no connection: {why}")),
+        NoHead::Broken(why) => {
+            Failure::new(Code::UpstreamError, format!("the replica closed before its answer, or sent no HTTP: {why}"))
+        }
+    }
+}
+
+/// The same for one whose replica stayed silent.
+pub(super) fn too_late(within: Duration) -> Failure {
+    Failure::new(Code::UpstreamTimeout, format!("the replica sent no answer within {within:?}"))
 }
 
 /// What an exchange says of the replica; an error of its own that another replica might say too says nothing.

@@ -3,6 +3,7 @@
 mod answer;
 mod attempt;
 mod head;
+mod show;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use hyper::body::{Body, Incoming};
 use self::attempt::{Attempt, LOOK_AGAIN};
 use self::head::{dialect_of, header, named, request_id};
 use crate::budget::Room;
-use crate::classify::{self, Ask};
+use crate::classify::{self, Api, Ask};
 use crate::errors::Failure;
 use crate::exchange::ResponseBody;
 use crate::record::Phase;
@@ -68,11 +69,11 @@ async fn serve(
     let config = shared.table().config.clone();
     identify::host(&head, &config.gateway.allowed_hosts)?;
     if head.method == Method::OPTIONS {
-        return Ok(answers::options(&head.headers));
+        return Ok(answers::options(&head));
     }
     let ask = classify::ask(&head.method, head.uri.path())?;
     let Ask::Inference(api, in_path) = ask else {
-        return with_refresh(shared, &ask).await;
+        return answers::answer(&ask, shared, LOOK_AGAIN).await;
     };
     settlement.record.api = Some(api);
     let named = named(&head.headers, in_path)?;
@@ -86,6 +87,9 @@ async fn serve(
     let reading = classify::read(api, named, &body)?;
 
     let mut attempt = Attempt { shared, reading: &reading, body: &body, headers: &head.headers, failed_at: None };
+    if api == Api::OllamaShow {
+        return attempt.show(settlement, budget).await;
+    }
     loop {
         let (route, permit) = attempt.slot(settlement).await?;
         settlement.occupy(permit);
@@ -95,14 +99,4 @@ async fn serve(
         };
         return attempt.answer(&route, answer, settlement, budget).await;
     }
-}
-
-/// An answer of the gateway's own; a name that is not known may be known once the replicas were asked again.
-async fn with_refresh(shared: &Arc<Shared>, ask: &Ask) -> Result<Response<ResponseBody>, Failure> {
-    let first = answers::answer(ask, shared);
-    if first.is_err() && shared.table().exposes() {
-        shared.look_again(LOOK_AGAIN).await;
-        return answers::answer(ask, shared);
-    }
-    first
 }

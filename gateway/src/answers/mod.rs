@@ -1,14 +1,22 @@
 //! What the gateway answers itself: the lists of models, its version, whether it lives.
 
+mod resident;
+mod time;
+
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_HEADERS,
     ACCESS_CONTROL_REQUEST_METHOD, ALLOW, CONTENT_TYPE, HeaderName, HeaderValue,
 };
+use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
-use crate::classify::Ask;
+pub(crate) use self::resident::Residents;
+use self::time::unix_seconds;
+use crate::classify::{self, Ask};
 use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
 use crate::shared::Shared;
@@ -17,11 +25,11 @@ use crate::table::{Route, Table};
 /// Says which gateway this is.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-tutti-instance");
 
-/// The answer to what is no inference.
+/// The answer to what is no inference, and asks no replica.
 ///
 /// # Errors
 /// An unknown model's name.
-pub(crate) fn answer(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody>, Failure> {
+fn own(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody>, Failure> {
     let table = shared.table();
     Ok(match ask {
         Ask::Root => text(StatusCode::OK, "Ollama is running"),
@@ -42,20 +50,39 @@ pub(crate) fn answer(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody
             json_response(200, &json!({ "object": "list", "data": data }))
         }
         Ask::Model(name) => json_response(200, &openai(found(&table, name)?, name)),
-        Ask::Inference(..) => return Err(Failure::new(Code::NotFound, "there is no such path")),
+        Ask::Resident | Ask::Inference(..) => return Err(Failure::new(Code::NotFound, "there is no such path")),
     })
 }
 
+/// The answer to what is no inference. A name that is not known may be known once the replicas were asked again, for
+/// which it waits no longer than `within`.
+///
+/// # Errors
+/// An unknown model's name.
+pub(crate) async fn answer(ask: &Ask, shared: &Shared, within: Duration) -> Result<Response<ResponseBody>, Failure> {
+    if *ask == Ask::Resident {
+        let mut response = Response::new(ResponseBody::whole(shared.residents.list(shared.table().clone()).await));
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        return Ok(response);
+    }
+    let first = own(ask, shared);
+    if first.is_err() && shared.table().exposes() {
+        shared.look_again(within).await;
+        return own(ask, shared);
+    }
+    first
+}
+
 /// The answer to OPTIONS: what a page of an allowed Origin may ask, as Ollama's CORS says it.
-pub(crate) fn options(asked: &http::HeaderMap) -> Response<ResponseBody> {
+pub(crate) fn options(head: &Parts) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::whole(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     let headers = response.headers_mut();
-    headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
-    if asked.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
+    headers.insert(ALLOW, HeaderValue::from_static(classify::methods(head.uri.path())));
+    if head.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD) {
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, POST, OPTIONS"));
         // Whatever it wants to send: the gateway reads the few headers that it knows.
-        if let Some(wanted) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+        if let Some(wanted) = head.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
             headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
         }
         headers.insert(ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("43200"));
@@ -84,20 +111,31 @@ fn version(shared: &Shared) -> String {
     versions.next().unwrap_or_else(|| "0.0.0".to_owned())
 }
 
-/// An entry of `/api/tags`: what the replica says, under the name that clients use.
+/// An entry of `/api/tags`: what the replica says, under the name that clients use. Of a model that no replica has spoken
+/// of yet, the shape: Ollama's command line cuts the digest without looking at its length.
 fn tag(route: &Route) -> Value {
-    let mut entry =
-        route.entry.clone().filter(Value::is_object).unwrap_or_else(
-            || json!({ "modified_at": "1970-01-01T00:00:00Z", "size": 0, "digest": "", "details": {} }),
-        );
-    let name = if route.served.model.contains(':') {
-        route.served.model.to_string()
-    } else {
-        format!("{}:latest", route.served.model)
-    };
+    let mut entry = route.entry.clone().filter(Value::is_object).unwrap_or_else(|| {
+        json!({
+            "modified_at": "1970-01-01T00:00:00Z", "size": 0, "digest": "0".repeat(64),
+            "details": {
+                "parent_model": "", "format": "", "family": "", "families": null, "parameter_size": "",
+                "quantization_level": "",
+            },
+        })
+    });
+    name(&mut entry, &route.served.model);
+    entry
+}
+
+/// Gives an entry the name that clients use, with its tag, as Ollama lists it; that of another model it loses.
+fn name(entry: &mut Value, model: &str) {
+    let has_tag = model.rsplit('/').next().is_some_and(|last| last.contains(':'));
+    let name = if has_tag { model.to_owned() } else { format!("{model}:latest") };
     entry["name"] = json!(name);
     entry["model"] = json!(name);
-    entry
+    if let Some(parent) = entry.pointer_mut("/details/parent_model") {
+        *parent = json!("");
+    }
 }
 
 fn openai(route: &Route, name: &str) -> Value {
@@ -106,40 +144,9 @@ fn openai(route: &Route, name: &str) -> Value {
     json!({ "id": name, "object": "model", "created": modified, "owned_by": if name.contains('/') { name.split('/').next() } else { Some("library") } })
 }
 
-/// Seconds since 1970 of an RFC 3339 time; `None` for what is none.
-fn unix_seconds(text: &str) -> Option<i64> {
-    let digits = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
-    let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
-    let (hour, minute, second) = (digits(11, 13)?, digits(14, 16)?, digits(17, 19)?);
-    let zone = text.get(19..)?.trim_start_matches(|char: char| char == '.' || char.is_ascii_digit());
-    let offset = match zone.split_at_checked(1) {
-        Some(("+", rest)) => rest.get(0..2)?.parse::<i64>().ok()? * 3600 + rest.get(3..5)?.parse::<i64>().ok()? * 60,
-        Some(("-", rest)) => -(rest.get(0..2)?.parse::<i64>().ok()? * 3600 + rest.get(3..5)?.parse::<i64>().ok()? * 60),
-        _ => 0,
-    };
-    // Days from the civil calendar: Howard Hinnant, "chrono-compatible low-level date algorithms".
-    let (y, m) = if month <= 2 { (year - 1, month + 9) } else { (year, month - 3) };
-    let (era, year_of_era) = (y.div_euclid(400), y.rem_euclid(400));
-    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + (153 * m + 2) / 5 + day - 1;
-    Some((era * 146_097 + day_of_era - 719_468) * 86_400 + hour * 3600 + minute * 60 + second - offset)
-}
-
 fn text(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::whole(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_the_times_that_ollama_writes() {
-        assert_eq!(unix_seconds("1970-01-01T00:00:00Z"), Some(0));
-        assert_eq!(unix_seconds("2026-11-24T08:23:58.123456789Z"), Some(1_795_508_638));
-        assert_eq!(unix_seconds("2026-11-24T10:23:58.5+02:00"), Some(1_795_508_638));
-        assert_eq!(unix_seconds("yesterday"), None);
-    }
 }
