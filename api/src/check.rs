@@ -169,6 +169,14 @@ fn limits(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) {
             report.add(&field(here, name), "0B leaves room for nothing", None);
         }
     }
+    for (name, duration) in [
+        ("headerTimeout", limits.header_timeout),
+        ("bodyPause", limits.body_pause),
+        ("bodyTimeout", limits.body_timeout),
+        ("writeStall", limits.write_stall),
+    ] {
+        report.positive(&field(here, name), duration);
+    }
     if limits.body > limits.buffered_bodies && !report.is_refused(&field(here, "bufferedBodies")) {
         let message = format!("a body of {} never fits into bufferedBodies, {}", limits.body, limits.buffered_bodies);
         report.add(&field(here, "body"), message, None);

@@ -100,7 +100,8 @@ pub struct TlsSpec {
     pub key: String,
 }
 
-/// What the gateway takes at most.
+/// What the gateway takes at most. The metric `tutti_limit_hits` counts by each limit who ran into it. A request's body
+/// also nests at most 128 levels deep, and a model's name has at most 256 bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsSpec {
@@ -111,8 +112,19 @@ pub struct LimitsSpec {
     /// Connections that are open at once; others are closed. Unit: connections.
     #[schemars(range(min = 1))]
     pub connections: u32,
-    /// Largest head of a request: its line and all headers.
+    /// Largest head of a request: its line and all headers, of which there are at most 100.
     pub header: ByteSize,
+    /// How long a head may take to arrive, and how long a connection may lie idle before it.
+    pub header_timeout: HumanDuration,
+    /// How long a client may pause within its body.
+    pub body_pause: HumanDuration,
+    /// How long all of a body may take to arrive.
+    pub body_timeout: HumanDuration,
+    /// How long a client may take nothing of its answer.
+    pub write_stall: HumanDuration,
+    /// Models that metrics tell apart; others are counted together, as `(other)`. Unit: values of the label `model`.
+    #[schemars(range(min = 1))]
+    pub label_values: u32,
 }
 
 impl Default for LimitsSpec {
@@ -122,6 +134,11 @@ impl Default for LimitsSpec {
             buffered_bodies: ByteSize::new(512 << 20),
             connections: 20_000,
             header: ByteSize::new(32 << 10),
+            header_timeout: HumanDuration::from_secs(75),
+            body_pause: HumanDuration::from_secs(30),
+            body_timeout: HumanDuration::from_secs(600),
+            write_stall: HumanDuration::from_secs(120),
+            label_values: 500,
         }
     }
 }

@@ -13,7 +13,7 @@ gateway:
   ops: 127.0.0.1:11501
   admin: { listen: 127.0.0.1:11502 }
   allowedHosts: [localhost, gateway.bank.example]
-  limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki }
+  limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki, bodyPause: 30s, writeStall: 2m }
   drain: 30s
 pools:
   - name: qwen

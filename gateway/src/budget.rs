@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use crate::errors::{Code, Failure};
+use crate::limits::{self, Limit};
 
 /// The budget (`gateway.limits.bufferedBodies`). Unit: bytes.
 #[derive(Debug, Default)]
@@ -36,6 +37,7 @@ impl Room {
         if self.held.grow(more, self.limit) {
             return Ok(());
         }
+        limits::hit(Limit::BufferedBodies);
         Err(Failure::new(Code::Overloaded, "too many bytes of bodies and answers are in memory: try again"))
     }
 }

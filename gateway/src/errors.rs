@@ -74,7 +74,7 @@ codes! {
     ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
     NotFound "not_found" 404 Client None, "No API has this path.";
     MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
-    RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for 30 s, or not all of it within 10 minutes.";
+    RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for `gateway.limits.bodyPause`, or not all of it within `gateway.limits.bodyTimeout`.";
     BodyTooLarge "body_too_large" 413 Client None, "The body is larger than `gateway.limits.body`.";
     UnsupportedEncoding "unsupported_encoding" 415 Client None, "The body is compressed. Send it without Content-Encoding.";
     QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";

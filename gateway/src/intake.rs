@@ -8,23 +8,25 @@ use http::header::CONTENT_ENCODING;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use tokio::time::timeout;
+use tutti_api::LimitsSpec;
 
 use crate::budget::Room;
 use crate::errors::{Code, Failure};
+use crate::limits::{self, Limit};
 
-/// How long a client may pause within its body.
-const PAUSE: Duration = Duration::from_secs(30);
-/// How long all of its body may take.
-const WHOLE: Duration = Duration::from_secs(600);
 /// How much of an announced body is reserved before it has arrived. Unit: bytes.
 const AHEAD: usize = 1 << 20;
 
 /// Reads the body. `room` grows with what has arrived, not with what was announced: announcing costs a client nothing.
-/// Unit of `max`: bytes.
 ///
 /// # Errors
 /// Too large, too slow, compressed, broken off, or no memory left for it.
-pub(crate) async fn read(body: Incoming, headers: &HeaderMap, max: usize, room: &mut Room) -> Result<Bytes, Failure> {
+pub(crate) async fn read(
+    body: Incoming,
+    headers: &HeaderMap,
+    limits: &LimitsSpec,
+    room: &mut Room,
+) -> Result<Bytes, Failure> {
     if headers.get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity") {
         return Err(Failure::new(
             Code::UnsupportedEncoding,
@@ -32,21 +34,34 @@ pub(crate) async fn read(body: Incoming, headers: &HeaderMap, max: usize, room: 
         ));
     }
     let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+    let max = limits.body.bytes();
     fits(declared.unwrap_or(0), max)?;
-    let all = arriving(body, declared.unwrap_or(0), max, room);
-    timeout(WHOLE, all).await.unwrap_or_else(|_| Err(Failure::new(Code::RequestTimeout, "the body arrives too slowly")))
+    let all = arriving(body, declared.unwrap_or(0), max, limits.body_pause.get(), room);
+    timeout(limits.body_timeout.get(), all).await.unwrap_or_else(|_| {
+        limits::hit(Limit::BodyTimeout);
+        Err(Failure::new(Code::RequestTimeout, "the body arrives too slowly"))
+    })
 }
 
-async fn arriving(mut body: Incoming, declared: usize, max: usize, room: &mut Room) -> Result<Bytes, Failure> {
+async fn arriving(
+    mut body: Incoming,
+    declared: usize,
+    max: usize,
+    pause: Duration,
+    room: &mut Room,
+) -> Result<Bytes, Failure> {
     let (mut first, mut rest) = (Bytes::new(), BytesMut::new());
     loop {
-        let frame = match timeout(PAUSE, body.frame()).await {
+        let frame = match timeout(pause, body.frame()).await {
             Ok(Some(Ok(frame))) => frame,
             Ok(Some(Err(error))) => {
                 return Err(Failure::new(Code::InvalidBody, format!("the body could not be read: {error}")));
             }
             Ok(None) => break,
-            Err(_) => return Err(Failure::new(Code::RequestTimeout, "the body stopped arriving")),
+            Err(_) => {
+                limits::hit(Limit::BodyPause);
+                return Err(Failure::new(Code::RequestTimeout, "the body stopped arriving"));
+            }
         };
         let Ok(data) = frame.into_data() else { continue };
         fits(first.len() + rest.len() + data.len(), max)?;
@@ -69,6 +84,7 @@ async fn arriving(mut body: Incoming, declared: usize, max: usize, room: &mut Ro
 
 fn fits(bytes: usize, max: usize) -> Result<(), Failure> {
     if bytes > max {
+        limits::hit(Limit::Body);
         return Err(Failure::new(
             Code::BodyTooLarge,
             format!("the body has more than the {max} bytes that are allowed"),

@@ -49,6 +49,9 @@ pub struct Malformed {
     pub at: usize,
 }
 
+/// What is wrong with a text that nests deeper than [`MAX_DEPTH`].
+pub(crate) const TOO_DEEP: &str = "nesting deeper than 128 levels";
+
 /// Calls `member` for each member of the one object that `text` must be, in order.
 ///
 /// # Errors
@@ -177,7 +180,7 @@ impl Scan<'_> {
                 Some(open @ (b'{' | b'[')) => {
                     depth += 1;
                     if depth > MAX_DEPTH {
-                        return Err(self.wrong("nesting deeper than 128 levels"));
+                        return Err(self.wrong(TOO_DEEP));
                     }
                     objects = objects << 1 | u128::from(open == b'{');
                     self.at += 1;

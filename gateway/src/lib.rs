@@ -17,6 +17,7 @@ mod health;
 mod identify;
 mod intake;
 pub mod json;
+pub mod limits;
 pub mod log;
 pub mod metrics;
 pub mod record;

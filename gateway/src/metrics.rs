@@ -4,9 +4,9 @@
 //! configured or discovered name, an API or a code: never what a client wrote.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 
 use crate::classify::Api;
 use crate::errors::Code;
+use crate::limits::{self, Limit};
 use crate::record::{Outcome, Record};
 use crate::registry::Served;
 
@@ -101,10 +102,23 @@ impl Series {
 /// The labels of a series: model, revision, pool, API.
 type Labels = [(&'static str, String); 4];
 
+/// The label of models beyond `gateway.limits.labelValues`.
+const OTHER: &str = "(other)";
+
 /// All cells of one gateway.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    series: Mutex<Vec<(Labels, Arc<Series>)>>,
+    known: Mutex<Known>,
+    /// How many models have labels of their own.
+    models_max: AtomicUsize,
+}
+
+/// The series there are.
+#[derive(Debug, Default)]
+struct Known {
+    series: Vec<(Labels, Arc<Series>)>,
+    /// The models that have a label of their own. They keep it.
+    models: HashSet<Box<str>>,
 }
 
 /// A core's own series, by the number of [`Served`] (0: none was chosen) and API.
@@ -154,22 +168,41 @@ pub(crate) fn count(record: &Record, took: Duration) {
 
 impl Metrics {
     fn register(&self, served: Option<&Served>, api: Option<Api>) -> Arc<Series> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let told_apart = served.is_none_or(|served| self.told_apart(&mut known.models, &served.model));
         let name = |pick: fn(&Served) -> &str| served.map(pick).unwrap_or_default().to_owned();
         let labels = [
-            ("model", name(|served| &served.model)),
-            ("revision", name(|served| &served.revision)),
+            ("model", if told_apart { name(|served| &served.model) } else { OTHER.to_owned() }),
+            ("revision", if told_apart { name(|served| &served.revision) } else { String::new() }),
             ("pool", name(|served| &served.pool)),
             ("api", api.map_or("", Api::path).to_owned()),
         ];
         let series = Arc::new(Series::new());
-        self.series.lock().unwrap_or_else(PoisonError::into_inner).push((labels, series.clone()));
+        known.series.push((labels, series.clone()));
         series
+    }
+
+    /// Takes note of `gateway.limits.labelValues`.
+    pub(crate) fn bound_models(&self, max: u32) {
+        self.models_max.store(max as usize, Relaxed);
+    }
+
+    /// Whether a model has a label of its own, now if not before.
+    fn told_apart(&self, models: &mut HashSet<Box<str>>, model: &str) -> bool {
+        if models.contains(model) {
+            return true;
+        }
+        if models.len() >= self.models_max.load(Relaxed) {
+            limits::hit(Limit::LabelValues);
+            return false;
+        }
+        models.insert(model.into())
     }
 
     /// The cores' series under each set of labels.
     fn by_labels(&self) -> BTreeMap<Labels, Vec<Arc<Series>>> {
         let mut all: BTreeMap<Labels, Vec<_>> = BTreeMap::new();
-        for (labels, series) in self.series.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for (labels, series) in self.known.lock().unwrap_or_else(PoisonError::into_inner).series.iter() {
             all.entry(labels.clone()).or_default().push(series.clone());
         }
         all
@@ -281,4 +314,24 @@ fn sum<'a, const N: usize>(
         seconds += histogram.micros.get() as f64 / 1e6;
     }
     into.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_beyond_the_limit_are_counted_together() {
+        let metrics = Metrics::default();
+        metrics.bound_models(2);
+        let served = |model: &str| Served { number: 1, model: model.into(), revision: "v1".into(), pool: "p".into() };
+        for model in ["a", "b", "c", "a", "d"] {
+            metrics.register(Some(&served(model)), Some(Api::OllamaChat));
+        }
+        metrics.register(None, None);
+        let labels: Vec<_> = metrics.by_labels().into_keys().map(|labels| labels.map(|(_, value)| value)).collect();
+        let chat = Api::OllamaChat.path();
+        let expected = [["", "", "", ""], ["(other)", "", "p", chat], ["a", "v1", "p", chat], ["b", "v1", "p", chat]];
+        assert_eq!(labels, expected);
+    }
 }

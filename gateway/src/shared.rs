@@ -31,8 +31,6 @@ pub struct Shared {
     pub instance: HeaderValue,
     /// Connections that are open.
     pub connections: AtomicUsize,
-    /// Connections that were closed because too many were open.
-    pub refused_connections: AtomicU64,
     /// Heads that were no HTTP, or longer than they may be.
     pub refused_heads: AtomicU64,
     /// Changes whenever a connection has closed.
@@ -52,14 +50,15 @@ pub struct Shared {
 impl Shared {
     /// Of a gateway that starts with this table; called on the control thread's runtime.
     pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
+        let metrics = Arc::<Metrics>::default();
+        metrics.bound_models(table.config.gateway.limits.label_values);
         Arc::new(Self {
             started: table.config.clone(),
             table: ArcSwap::new(table),
             budget: Arc::default(),
-            metrics: Arc::default(),
+            metrics,
             instance,
             connections: AtomicUsize::new(0),
-            refused_connections: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),
             draining: watch::Sender::new(false),
@@ -78,6 +77,7 @@ impl Shared {
 
     /// Shows another table to all.
     pub(crate) fn swap(&self, table: Arc<Table>) {
+        self.metrics.bound_models(table.config.gateway.limits.label_values);
         self.table.store(table);
     }
 

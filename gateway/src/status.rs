@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
+use crate::limits;
 use crate::log;
 use crate::shared::{Reloaded, Shared};
 use crate::table::Table;
@@ -143,7 +144,6 @@ pub fn metrics(shared: &Shared) -> Result<String, fmt::Error> {
 struct Gauges {
     status: Status,
     buffered: usize,
-    refused: u64,
     refused_heads: u64,
     dropped: u64,
 }
@@ -153,7 +153,6 @@ impl Gauges {
         Self {
             status: Status::of(shared),
             buffered: shared.budget.used(),
-            refused: shared.refused_connections.load(Relaxed),
             refused_heads: shared.refused_heads.load(Relaxed),
             dropped: log::dropped(),
         }
@@ -187,7 +186,6 @@ impl Collector for Gauges {
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
         }
         for (name, help, value) in [
-            ("tutti_connections_refused", "Connections closed because limits.connections were open", self.refused),
             (
                 "tutti_heads_refused",
                 "Heads of requests that were no HTTP or longer than limits.header; no request, so neither in the log nor in tutti_requests",
@@ -197,6 +195,7 @@ impl Collector for Gauges {
         ] {
             ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
         }
+        limits::encode(&mut encoder)?;
         let mut queued = encoder.encode_descriptor(
             "tutti_requests_queued",
             "Requests that wait for a slot",

@@ -77,7 +77,9 @@ fn no_more_connections_are_open_than_may_be() {
     let limit = "gateway: { limits: { connections: 10 } }\n";
     let tutti = Tutti::start(&format!("{limit}{}", pool(&[replica.url()], "expose: all")));
     let clients: Vec<_> = (0..300).map(|_| tutti.client()).collect();
-    eventually("all others refused", || (tutti.metric("tutti_connections_refused_total", &[]) == 290.0).then_some(()));
+    eventually("all others refused", || {
+        (tutti.metric("tutti_limit_hits_total", &["limit=\"connections\""]) == 290.0).then_some(())
+    });
     assert_eq!(tutti.metric("tutti_connections ", &[]), 10.0); // the blank: not those refused
     drop(clients);
     eventually("room again", || (tutti.metric("tutti_connections ", &[]) == 0.0).then_some(()));
@@ -149,4 +151,6 @@ fn heads_that_are_none_or_too_long_are_refused_and_counted() {
     assert_eq!(get(&"x: x\r\n".repeat(101)), 431);
     assert_eq!(get("x y: z\r\n"), 400);
     eventually("counted", || (tutti.metric("tutti_heads_refused_total", &[]) == 3.0).then_some(()));
+    assert_eq!(tutti.metric("tutti_limit_hits_total", &["limit=\"header\""]), 2.0);
+    assert_eq!(tutti.wait_said("the head of a request is refused")["fields"]["client"], "127.0.0.1");
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::{Api, Edits};
 use crate::errors::{Code, Failure};
 use crate::json::{self, Kind, Member};
+use crate::limits::{self, Limit};
 
 /// Longest model name that is looked up. Unit: bytes.
 const MAX_MODEL_NAME: usize = 256;
@@ -92,6 +93,9 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
         }
     });
     if let Err(malformed) = scanned {
+        if malformed.what == json::TOO_DEEP {
+            limits::hit(Limit::JsonDepth);
+        }
         return Err(Failure::new(Code::InvalidBody, format!("the body is no JSON object: {malformed}")));
     }
     if let Some(failure) = wrong {
@@ -196,6 +200,9 @@ fn string(body: &[u8], key: &str, found: Option<(Range<usize>, Kind)>) -> Result
 }
 
 fn check_name(name: &str) -> Result<(), Failure> {
+    if name.len() > MAX_MODEL_NAME {
+        limits::hit(Limit::ModelName);
+    }
     if name.is_empty() || name.len() > MAX_MODEL_NAME || name.chars().any(char::is_control) {
         let message = format!("a model's name has 1 to {MAX_MODEL_NAME} bytes and no control characters");
         return Err(Failure::new(Code::InvalidModelName, message));

@@ -17,6 +17,7 @@ use super::{Broken, Line, Watch};
 use crate::budget::Room;
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
+use crate::limits::{self, Limit};
 use crate::replica::Replica;
 use crate::settle::Settlement;
 
@@ -259,6 +260,7 @@ pub(crate) async fn collect(
                     rest.extend_from_slice(&data);
                 }
                 if rest.len() > MAX_WHOLE {
+                    limits::hit(Limit::Answer);
                     return Err(Failure::new(
                         Code::UpstreamError,
                         format!("the replica's answer is larger than {MAX_WHOLE} bytes"),

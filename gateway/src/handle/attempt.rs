@@ -15,6 +15,7 @@ use crate::classify::Reading;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Event;
+use crate::limits::{self, Limit};
 use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
 use crate::settle::Settlement;
@@ -146,6 +147,9 @@ fn event(sent: &Sent) -> Option<Event> {
 
 fn refused(code: Code, route: &Route) -> Failure {
     let pool = &route.pool.name;
+    if code == Code::QueueFull {
+        limits::hit(Limit::Queue);
+    }
     Failure::new(
         code,
         match code {

@@ -81,7 +81,7 @@ async fn serve(
     let limits = &config.gateway.limits;
     let budget = limits.buffered_bodies.bytes();
     let mut room = Room { held: shared.budget.hold(), limit: budget };
-    let body = intake::read(body, &head.headers, limits.body.bytes(), &mut room).await?;
+    let body = intake::read(body, &head.headers, limits, &mut room).await?;
     settlement.record.received = body.len();
     settlement.hold(Some(room.held));
     let reading = classify::read(api, named, &body)?;

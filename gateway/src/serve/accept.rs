@@ -3,15 +3,15 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::core::Door;
+use crate::limits::{self, Limit, Seldom};
 use crate::shared::Shared;
 
 /// Pause after an accept that failed: others will be closed meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
-/// How often that is said.
-const SAY_EVERY: Duration = Duration::from_secs(1);
+static FAILED: Seldom = Seldom::new();
 
 /// Accepts until the gateway drains, `limits.connections` at a time and no more than there are files for.
 pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, files: usize, shared: Arc<Shared>) {
@@ -27,27 +27,26 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, files: usize
         );
     }
     let mut draining = shared.drained();
-    let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased; // none more where both are ready
             () = draining.begins() => return,
-            accepted = listener.accept() => accepted.and_then(|(socket, _)| socket.into_std()),
+            accepted = listener.accept() => accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))),
         };
         match accepted {
-            Ok(socket) => {
-                if shared.connections.load(Relaxed) >= wanted(&shared).min(files) {
-                    shared.refused_connections.fetch_add(1, Relaxed);
+            Ok((socket, peer)) => {
+                let open = shared.connections.load(Relaxed);
+                if open >= wanted(&shared).min(files) {
+                    limits::hit(if open >= wanted(&shared) { Limit::Connections } else { Limit::Files });
                     continue; // closing it says more than letting it wait
                 }
                 let Some(door) = doors.iter().min_by_key(|door| door.open()) else { return };
-                door.hand(socket, &shared);
+                door.hand(socket, peer, &shared);
             }
             // Out of files, mostly.
             Err(error) => {
-                if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    said = Some(Instant::now());
+                if let Some(unsaid) = FAILED.say() {
+                    tracing::warn!(%error, unsaid, "cannot accept a connection");
                 }
                 tokio::time::sleep(PAUSE).await;
             }

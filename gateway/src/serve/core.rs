@@ -1,7 +1,7 @@
 //! The threads that serve clients: a current-thread runtime each, with connections and cells of its own.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -21,9 +21,12 @@ const TICK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug)]
 pub(super) struct Door {
     /// Unbounded, and yet bounded: by `limits.connections`. `None` ends the core.
-    sockets: mpsc::UnboundedSender<Option<(TcpStream, Counted)>>,
+    sockets: mpsc::UnboundedSender<Option<Accepted>>,
     open: Arc<AtomicUsize>,
 }
+
+/// A client's socket, and where the client is.
+type Accepted = (TcpStream, SocketAddr, Counted);
 
 /// A connection in the counts, until it is dropped.
 pub(super) struct Counted {
@@ -46,11 +49,11 @@ impl Door {
     }
 
     /// Gives it another. It counts from now on, not from when the core gets to it: more may come before that.
-    pub(super) fn hand(&self, socket: TcpStream, shared: &Arc<Shared>) {
+    pub(super) fn hand(&self, socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
         self.open.fetch_add(1, Relaxed);
         shared.connections.fetch_add(1, Relaxed);
         let counted = Counted { core: self.open.clone(), shared: shared.clone() };
-        let _ = self.sockets.send(Some((socket, counted))); // a core that has ended takes none: the socket closes
+        let _ = self.sockets.send(Some((socket, peer, counted))); // a core that has ended takes none: the socket closes
     }
 }
 
@@ -103,9 +106,9 @@ fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>
     Ok((door, thread))
 }
 
-async fn take(mut inbox: mpsc::UnboundedReceiver<Option<(TcpStream, Counted)>>, shared: Arc<Shared>) {
-    while let Some(Some((socket, counted))) = inbox.recv().await {
-        tokio::spawn(http::connection(socket, counted, shared.clone()));
+async fn take(mut inbox: mpsc::UnboundedReceiver<Option<Accepted>>, shared: Arc<Shared>) {
+    while let Some(Some((socket, peer, counted))) = inbox.recv().await {
+        tokio::spawn(http::connection(socket, peer, counted, shared.clone()));
     }
 }
 

@@ -1,7 +1,6 @@
 //! A client's connection.
 
-use std::net::TcpStream;
-use std::pin::pin;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,14 +9,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use tutti_api::LimitsSpec;
 
 use super::core::Counted;
-use super::socket::{STALLED, Socket};
+use super::socket::Socket;
 use crate::handle::handle;
+use crate::limits::{self, Limit, Seldom};
 use crate::shared::Shared;
-
-/// How long a head may take to arrive, and how long a connection may lie idle before it.
-const HEAD_WITHIN: Duration = Duration::from_secs(75);
 
 /// How long a draining gateway waits for the rest of a connection's first head.
 const HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
@@ -29,51 +27,66 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
 /// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes ([`Socket`]).
-pub(super) async fn connection(socket: TcpStream, _counted: Counted, shared: Arc<Shared>) {
-    let stream = match prepare(socket) {
+pub(super) async fn connection(socket: TcpStream, peer: SocketAddr, _counted: Counted, shared: Arc<Shared>) {
+    let limits = shared.table().config.gateway.limits.clone();
+    let stream = match prepare(socket, &limits) {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
     };
-    let max_head = shared.table().config.gateway.limits.header.bytes();
+    let max_head = limits.header.bytes();
     let mut draining = shared.drained();
     let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked.store(true, Relaxed);
         handle(shared.clone(), request)
     });
-    let connection = http1::Builder::new()
+    let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(limits.header_timeout.get())
         .max_header_size(max_head)
         .max_buf_size(max_head.max(8 << 10)) // less hyper does not take
-        .serve_connection(TokioIo::new(Socket::new(stream)), service);
-    let mut connection = pin!(connection);
+        .serve_connection(TokioIo::new(Socket::new(stream, limits.write_stall.get())), service);
     let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+        ended = &mut connection => ended,
         () = draining.begins() => {
-            connection.as_mut().graceful_shutdown(); // an idle one closes, a busy one after its answer
-            match tokio::time::timeout(HEAD_IN_DRAIN, connection.as_mut()).await {
+            Pin::new(&mut connection).graceful_shutdown(); // an idle one closes, a busy one after its answer
+            match tokio::time::timeout(HEAD_IN_DRAIN, &mut connection).await {
                 Ok(ended) => ended,
-                Err(_) if asked.load(Relaxed) => connection.await,
+                Err(_) if asked.load(Relaxed) => (&mut connection).await,
                 Err(_) => return, // to hyper half a head is busy
             }
         }
     };
-    if let Err(error) = ended {
-        if error.is_parse() {
-            shared.refused_heads.fetch_add(1, Relaxed); // nobody else hears of it
-        }
-        tracing::debug!(%error, "a connection ended early");
+    let Err(error) = ended else { return };
+    if error.is_parse() {
+        refused(&error, peer, &shared);
+    } else if error.is_timeout() && !connection.into_parts().read_buf.is_empty() {
+        limits::hit(Limit::HeaderTimeout); // with nothing read it was idle
+    }
+    tracing::debug!(%error, "a connection ended early");
+}
+
+/// Takes note of a head that hyper answered with 400 or 431: no request came of it, and nobody else hears of it.
+fn refused(error: &hyper::Error, peer: SocketAddr, shared: &Shared) {
+    static REFUSED: Seldom = Seldom::new();
+    shared.refused_heads.fetch_add(1, Relaxed);
+    if error.is_parse_too_large() {
+        limits::hit(Limit::Header);
+    }
+    if let Some(unsaid) = REFUSED.say() {
+        tracing::warn!(%error, client = %peer.ip(), unsaid, "the head of a request is refused");
     }
 }
 
-fn prepare(socket: TcpStream) -> std::io::Result<tokio::net::TcpStream> {
+fn prepare(socket: TcpStream, limits: &LimitsSpec) -> std::io::Result<tokio::net::TcpStream> {
     socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
     // A client whose machine or network is gone says nothing more; only asking or sending tells.
     let probes = TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY).with_retries(PROBES);
     SockRef::from(&socket).set_tcp_keepalive(&probes)?;
+    // The last of an answer may wait in the kernel, where nobody's write waits for it. Later than the writer's own
+    // patience, which says whose fault it was.
     #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_user_timeout(Some(STALLED))?;
+    SockRef::from(&socket).set_tcp_user_timeout(Some(limits.write_stall.get() + PROBE_EVERY))?;
     tokio::net::TcpStream::from_std(socket)
 }

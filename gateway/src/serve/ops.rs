@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Semaphore;
 
 use super::socket::Socket;
+use crate::limits::{self, Limit};
 use crate::shared::Shared;
 use crate::status;
 
@@ -32,6 +33,8 @@ pub(super) enum Page {
 const CONNECTIONS: usize = 256;
 /// How long a head may take to arrive, and how long a connection may lie idle before it.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
+/// How long who asks may take nothing of the answer.
+const STALLED: Duration = Duration::from_secs(10);
 /// Pause after an accept that failed: out of files, mostly.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -43,7 +46,11 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
             Err(error) => return tracing::error!(%error, "cannot wait for connections"),
         };
         let places = Arc::new(Semaphore::new(CONNECTIONS));
-        while let Ok(place) = places.clone().acquire_owned().await {
+        loop {
+            if places.available_permits() == 0 {
+                limits::hit(Limit::OpsConnections);
+            }
+            let Ok(place) = places.clone().acquire_owned().await else { return };
             let Ok((socket, _)) = listener.accept().await else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
@@ -56,7 +63,7 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_WITHIN)
-                .serve_connection(TokioIo::new(Socket::new(socket)), service);
+                .serve_connection(TokioIo::new(Socket::new(socket, STALLED)), service);
             tokio::spawn(async move {
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection to the ops or admin port ended early");

@@ -14,10 +14,10 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use crate::limits::{self, Limit};
+
 /// How much is read ahead of hyper. The end behind more than that is seen when hyper has come to it. Unit: bytes.
 const AHEAD: usize = 16 << 10;
-/// How long a client may take nothing of its answer.
-pub(super) const STALLED: Duration = Duration::from_secs(120);
 
 /// The stream of one client.
 pub(super) struct Socket<S> {
@@ -26,13 +26,16 @@ pub(super) struct Socket<S> {
     ahead: BytesMut,
     /// Since the last look hyper has asked for bytes and there were none: it sees the end itself.
     awaited: bool,
-    /// Runs while a write waits.
+    /// How long the client may take nothing.
+    patience: Duration,
+    /// Runs while it does not.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
-    pub(super) fn new(stream: S) -> Self {
-        Self { stream, ahead: BytesMut::new(), awaited: false, stalled: None }
+    /// Cut when the client takes nothing for as long as `patience`.
+    pub(super) fn new(stream: S, patience: Duration) -> Self {
+        Self { stream, ahead: BytesMut::new(), awaited: false, patience, stalled: None }
     }
 
     /// Looks whether the client is still there, and has the task woken when it leaves.
@@ -63,8 +66,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
             return written;
         }
         self.look(cx)?;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(STALLED)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stalled.as_mut().poll(cx).map(|()| {
+            limits::hit(Limit::WriteStall);
+            Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing"))
+        })
     }
 }
 
@@ -133,6 +140,7 @@ mod tests {
     /// What fits between the client and the socket. Unit: bytes.
     const PIPE: usize = 1024;
     const SECOND: Duration = Duration::from_secs(1);
+    const STALLED: Duration = Duration::from_secs(120);
 
     /// A body without an end.
     struct Flood;
@@ -154,7 +162,7 @@ mod tests {
     {
         let (client, server) = duplex(PIPE);
         let service = service_fn(move |_| async move { Ok::<_, Infallible>(Response::new(answer().await)) });
-        let connection = http1::Builder::new().serve_connection(TokioIo::new(Socket::new(server)), service);
+        let connection = http1::Builder::new().serve_connection(TokioIo::new(Socket::new(server, STALLED)), service);
         (client, tokio::spawn(connection))
     }
 

@@ -1,0 +1,118 @@
+//! The limits that a client or a replica can run into, by name, and how often one did.
+//!
+//! Counted in the whole process, in atomics that are written only where somebody has gone too far: nothing of it is on
+//! the way of a request that keeps within.
+
+use std::fmt;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+
+macro_rules! limits {
+    ($($limit:ident $name:literal, $about:literal;)*) => {
+        /// A limit, by its label in the metric `tutti_limit_hits`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Limit { $(#[doc = $about] $limit,)* }
+
+        /// The labels.
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+limits! {
+    Header "header", "A head larger than `gateway.limits.header`, or of more than 100 lines.";
+    HeaderTimeout "header_timeout", "A head that began and did not end within `gateway.limits.headerTimeout`.";
+    Body "body", "A body larger than `gateway.limits.body`.";
+    BodyPause "body_pause", "A body that paused for `gateway.limits.bodyPause`.";
+    BodyTimeout "body_timeout", "A body that took `gateway.limits.bodyTimeout`.";
+    BufferedBodies "buffered_bodies", "All bodies and answers in memory: `gateway.limits.bufferedBodies`.";
+    WriteStall "write_stall", "A client that took nothing of its answer for `gateway.limits.writeStall`.";
+    Connections "connections", "More connections than `gateway.limits.connections`.";
+    Files "files", "More connections than the limit on open files is enough for.";
+    OpsConnections "ops_connections", "More connections to the ops or admin port than it has places.";
+    JsonDepth "json_depth", "A body that nests deeper than 128 levels.";
+    ModelName "model_name", "A model's name of more than 256 bytes.";
+    Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
+    Queue "queue", "A request that found `queue.size` others waiting.";
+    LabelValues "label_values", "A model beyond `gateway.limits.labelValues`, counted as `(other)`.";
+}
+
+static HITS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+
+/// Counts one who ran into it.
+pub fn hit(limit: Limit) {
+    HITS[limit as usize].fetch_add(1, Relaxed);
+}
+
+/// Writes `tutti_limit_hits`, every limit from the beginning: an alert on the rise of one needs its zero.
+///
+/// # Errors
+/// Where the encoder refuses a name or label, which none of these is.
+pub(crate) fn encode(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
+    let help = "Who ran into a limit, by the limit";
+    let mut family = encoder.encode_descriptor("tutti_limit_hits", help, None, MetricType::Counter)?;
+    for (name, hits) in NAMES.iter().zip(&HITS) {
+        ConstCounter::new(hits.load(Relaxed)).encode(family.encode_family(&[("limit", *name)])?)?;
+    }
+    Ok(())
+}
+
+/// Keeps a line that strangers can bring about from filling the log.
+#[derive(Debug)]
+pub(crate) struct Seldom {
+    /// When it may be said again. Unit: milliseconds since [`START`].
+    next: AtomicU64,
+    /// How often it was not said since the last time.
+    unsaid: AtomicU64,
+}
+
+/// How often such a line is written.
+const SAY_EVERY: Duration = Duration::from_secs(1);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+impl Seldom {
+    pub(crate) const fn new() -> Self {
+        Self { next: AtomicU64::new(0), unsaid: AtomicU64::new(0) }
+    }
+
+    /// Whether it may be said now, and how often it was not since the last time.
+    pub(crate) fn say(&self) -> Option<u64> {
+        self.say_at(START.elapsed())
+    }
+
+    fn say_at(&self, now: Duration) -> Option<u64> {
+        let millis = |of: Duration| u64::try_from(of.as_millis()).unwrap_or(u64::MAX);
+        let (now, next) = (millis(now), self.next.load(Relaxed));
+        // Of two who ask at once one may say it.
+        if now < next || self.next.compare_exchange(next, now + millis(SAY_EVERY), Relaxed, Relaxed).is_err() {
+            self.unsaid.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.unsaid.swap(0, Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_strangers_bring_about_is_said_once_a_second() {
+        let seldom = Seldom::new();
+        let at = |millis| seldom.say_at(Duration::from_millis(millis));
+        assert_eq!([at(0), at(1), at(999)], [Some(0), None, None]);
+        assert_eq!([at(1000), at(1500), at(9000), at(9001)], [Some(2), None, Some(1), None]);
+    }
+
+    #[test]
+    fn each_limit_has_a_label_of_its_own() {
+        let distinct: std::collections::HashSet<_> = NAMES.iter().collect();
+        assert_eq!(distinct.len(), NAMES.len());
+        assert_eq!(NAMES[Limit::LabelValues as usize], "label_values");
+    }
+}
