@@ -7,7 +7,8 @@ use crate::address::is_name;
 use crate::problem::{Problem, offer};
 use crate::yaml::{Node, Step, dotted};
 use crate::{
-    Address, Config, EngineName, GatewaySpec, HumanDuration, ModelSpec, PoolSpec, ReplicaUrl, RevisionSpec, canonical,
+    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, ModelSpec, PoolSpec, ReplicaUrl, RevisionSpec,
+    canonical,
 };
 
 /// Longest name of a model. Unit: bytes.
@@ -25,7 +26,9 @@ pub(crate) fn config(config: &Config, root: &Node, refused: &HashSet<Vec<Step>>,
         pool(spec, &here, &listeners, &mut report);
         report.once(&mut names, spec.name.as_str(), field(&here, "name"));
     }
-    let pools = Names { all: report.knows(&[], "pools", config.pools.len()), names };
+    let all = report.knows(&[], "pools", config.pools.len());
+    let engines = config.pools.iter().map(|pool| (pool.name.as_str(), pool.engine)).collect();
+    let pools = Pools { names: Names { all, names }, engines };
     let mut names = HashMap::new();
     for (number, spec) in config.models.iter().enumerate() {
         let here = item(&[], "models", number);
@@ -55,6 +58,12 @@ impl Names<'_> {
         known.sort_unstable();
         offer(name, known)
     }
+}
+
+/// The pools' names, and what each pool speaks.
+struct Pools<'c> {
+    names: Names<'c>,
+    engines: HashMap<&'c str, Engine>,
 }
 
 /// Collects problems with their places.
@@ -89,6 +98,29 @@ impl Report<'_> {
             self.add(&here, format!("{} has this name already", dotted(first)), None);
         } else if !self.is_refused(&here) {
             names.insert(name, here);
+        }
+    }
+
+    fn file(&mut self, steps: &[Step], file: Option<&str>) {
+        if file.is_some_and(|file| file.is_empty() || file.starts_with('~')) {
+            self.add(steps, "this names no file", Some("write its whole path; `~` means nothing here"));
+        }
+    }
+
+    /// A model's name as its engine takes it.
+    fn engine_name(&mut self, steps: &[Step], engine: Engine, name: Option<&str>) {
+        let Some(name) = name else { return };
+        match engine {
+            Engine::Ollama => {
+                if let Err(error) = name.parse::<EngineName>() {
+                    self.add(steps, error.to_string(), None);
+                }
+            }
+            // Each server has its own rules.
+            Engine::Openai if name.is_empty() || name.len() > MAX_NAME || name.chars().any(char::is_control) => {
+                self.add(steps, format!("a model's name has 1 to {MAX_NAME} bytes and no control characters"), None);
+            }
+            Engine::Openai => {}
         }
     }
 
@@ -143,15 +175,7 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
             report.add(steps, "the admin port stays on loopback: its token would cross the network unprotected", None);
         }
     }
-    if let Some(file) = &spec.admin.token_file
-        && (file.is_empty() || file.starts_with('~'))
-    {
-        report.add(
-            &field(&admin, "tokenFile"),
-            "this names no file",
-            Some("write its whole path; `~` means nothing here"),
-        );
-    }
+    report.file(&field(&admin, "tokenFile"), spec.admin.token_file.as_deref());
     for (number, host) in spec.allowed_hosts.iter().enumerate() {
         if !is_name(host) && host.parse::<IpAddr>().is_err() {
             let help = "write a name as in gateway.bank.example, without scheme and port";
@@ -184,12 +208,12 @@ fn limits(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) {
 }
 
 fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Report<'_>) {
-    if let Some(Err(error)) = spec.base.as_ref().map(|base| base.parse::<EngineName>()) {
-        report.add(&field(here, "base"), error.to_string(), None);
-    }
+    report.engine_name(&field(here, "base"), spec.engine, spec.base.as_deref());
     let mut replicas = HashMap::new();
     for (number, endpoint) in spec.endpoints.iter().enumerate() {
-        let steps = field(&item(here, "endpoints", number), "url");
+        let endpoint_steps = item(here, "endpoints", number);
+        report.file(&field(&endpoint_steps, "apiKeyFile"), endpoint.api_key_file.as_deref());
+        let steps = field(&endpoint_steps, "url");
         let url = match endpoint.url.as_deref().unwrap_or_default().parse::<ReplicaUrl>() {
             Ok(url) => url,
             Err(error) => {
@@ -212,7 +236,7 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
     report.positive(&field(&timeouts, "idle"), spec.timeouts.idle);
 }
 
-fn model(spec: &ModelSpec, pools: &Names<'_>, here: &[Step], report: &mut Report<'_>) {
+fn model(spec: &ModelSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {
     let aliases = spec.aliases.iter().enumerate().map(|(number, alias)| (item(here, "aliases", number), alias));
     for (steps, name) in aliases.chain([(field(here, "name"), &spec.name)]) {
         if name.len() > MAX_NAME {
@@ -233,12 +257,12 @@ fn model(spec: &ModelSpec, pools: &Names<'_>, here: &[Step], report: &mut Report
     }
 }
 
-fn revision(revision: &RevisionSpec, pools: &Names<'_>, here: &[Step], report: &mut Report<'_>) {
-    if pools.lack(&revision.pool) {
+fn revision(revision: &RevisionSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {
+    if pools.names.lack(&revision.pool) {
         let message = format!("there is no pool {:?}", revision.pool);
-        report.add(&field(here, "pool"), message, pools.offer(&revision.pool).as_deref());
+        report.add(&field(here, "pool"), message, pools.names.offer(&revision.pool).as_deref());
     }
-    if let Some(Err(error)) = revision.upstream.as_ref().map(|upstream| upstream.parse::<EngineName>()) {
-        report.add(&field(here, "upstream"), error.to_string(), None);
+    if let Some(engine) = pools.engines.get(&*revision.pool) {
+        report.engine_name(&field(here, "upstream"), *engine, revision.upstream.as_deref());
     }
 }

@@ -16,7 +16,9 @@ use crate::{ByteSize, HumanDuration, Share};
 pub struct PoolSpec {
     /// Its name, once among the pools: letters, digits, `-`, at most 63. A custom resource has it from its metadata.
     pub name: String,
-    /// What its replicas are.
+    /// What its replicas are: Ollamas, or any servers of the OpenAI API (`openai`: vLLM, llama-server, SGLang, …).
+    /// Clients of either API reach both: what they say is translated where it must be, and what cannot be is refused
+    /// by name.
     pub engine: Engine,
     /// The base model that its adapters are for, by the engine's name for it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,13 +53,14 @@ pub struct PoolSpec {
 }
 
 /// What a pool's replicas are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Engine {
     /// Ollama.
     #[default]
     Ollama,
-    /// Any server of the OpenAI API.
+    /// Any server of the OpenAI API (vLLM, llama-server, SGLang, …). Clients of Ollama's API reach it too: what they say
+    /// is translated, and what cannot be is refused by name.
     Openai,
 }
 
@@ -77,7 +80,8 @@ pub struct Endpoint {
     /// The adapter-loader beside the replica, as `http://host:port`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loader: Option<String>,
-    /// A file with the key that the replica wants.
+    /// A file with the key that the replica wants, one line; it is sent as `Authorization: Bearer`. A changed key is
+    /// taken up without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub api_key_file: Option<String>,
 }

@@ -26,12 +26,19 @@ pools:
     queue: { size: 1024, wait: 30s }
     timeouts: { connect: 2s, firstByte: 10m, idle: 2m }
     retries: { max: 1 }
+  - name: vllm
+    engine: openai
+    endpoints:
+      - { url: http://10.0.0.9:8000, apiKeyFile: /etc/tutti/vllm.key }
 models:
   - name: risk
     aliases: [risk-model]
     revisions:
       - { name: base, pool: qwen, upstream: qwen2.5:0.5b }
     traffic: { revision: base }
+  - name: large
+    revisions:
+      - { name: v1, pool: vllm, upstream: Qwen/Qwen2.5-72B-Instruct }
 ";
 
 /// `docs/reference/config.md`, from the schema.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tutti_api::Config;
@@ -13,10 +12,11 @@ use tutti_api::Config;
 use crate::answers;
 use crate::fetch;
 use crate::health::Event;
+use crate::inventory;
 use crate::registry::Registry;
 use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::{Available, Catalog, Pool, Table, World};
+use crate::table::{Catalog, Pool, Table, World};
 
 /// How often the replicas are asked what they have.
 const EVERY: Duration = Duration::from_secs(10);
@@ -130,12 +130,11 @@ async fn ask(table: &Table, shared: &Arc<Shared>) -> Catalog {
     for (pool, replica) in each(table) {
         let shared = shared.clone();
         asking.spawn(async move {
-            // A list of many models may take its time; who does not even say a version cannot be reached.
-            let reached = version(&replica).await;
-            if !reached {
+            let heard = inventory::ask(&replica).await;
+            if !heard.reached {
                 shared.heard(&pool, &replica, Event::Unreachable);
             }
-            (replica.id, if reached { tags(&replica).await } else { None })
+            (replica.id, heard.models)
         });
     }
     let mut catalog = HashMap::new();
@@ -151,28 +150,6 @@ fn each(table: &Table) -> impl Iterator<Item = (Arc<Pool>, Arc<Replica>)> {
     table.pools.iter().flat_map(|pool| pool.replicas.iter().map(|replica| (pool.clone(), replica.clone())))
 }
 
-/// Hears a replica's version; false where it does not answer at all.
-async fn version(replica: &Replica) -> bool {
-    let Ok(fetched) = fetch::get(replica, "/api/version", WITHIN).await else { return false };
-    let body: Value = serde_json::from_slice(&fetched.body).unwrap_or_default();
-    if let Some(version) = body["version"].as_str() {
-        replica.set_version(version.to_owned());
-    }
-    true
-}
-
-async fn tags(replica: &Replica) -> Option<Vec<Available>> {
-    let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
-    let mut body: Value = serde_json::from_slice(&fetched.body).ok()?;
-    let models = std::mem::take(body["models"].as_array_mut()?);
-    let named = |entry: Value| Some(Available { name: entry["name"].as_str()?.to_owned(), entry });
-    let mut available: Vec<Available> = models.into_iter().filter_map(named).collect();
-    // Ollama lists the newest first, and those of one second in another order each time, which would be news each time.
-    let modified = |model: &Available| model.entry["modified_at"].as_str().unwrap_or_default().to_owned();
-    available.sort_by(|a, b| modified(b).cmp(&modified(a)).then_with(|| a.name.cmp(&b.name)));
-    Some(available)
-}
-
 /// Refuses an endpoint at which the gateway of this instance itself answers: it would send every request round in
 /// circles.
 ///
@@ -183,13 +160,13 @@ pub(crate) async fn not_ourselves(table: &Table, shared: &Arc<Shared>) -> Result
     for (_, replica) in each(table) {
         let shared = shared.clone();
         asking.spawn(async move {
-            let fetched = fetch::get(&replica, "/api/version", WITHIN).await.ok()?;
+            let fetched = fetch::get(&replica, inventory::sign_of_life(replica.engine), WITHIN).await.ok()?;
             (fetched.headers.get(answers::INSTANCE) == Some(&shared.instance)).then(|| replica.url.to_string())
         });
     }
     while let Some(asked) = asking.join_next().await {
         if let Ok(Some(url)) = asked {
-            return Err(format!("the endpoint {url} is this gateway itself: name the address of an Ollama"));
+            return Err(format!("the endpoint {url} is this gateway itself: name the address of a replica"));
         }
     }
     Ok(())

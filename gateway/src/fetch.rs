@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
@@ -24,8 +23,8 @@ pub(crate) struct Fetched {
 /// GETs a path, all within `within`.
 pub(crate) async fn get(replica: &Replica, path: &str, within: Duration) -> Result<Fetched, String> {
     let fetch = async {
-        let request = Request::get(path).header(HOST, replica.authority.clone()).body(Outgoing::default());
-        let request = request.map_err(|error| error.to_string())?;
+        let mut request = Request::get(path).body(Outgoing::default()).map_err(|error| error.to_string())?;
+        replica.introduce(request.headers_mut());
         let (response, mut line) = Line::send(replica, request, within).await.map_err(|no_head| no_head.to_string())?;
         let (head, body) = response.into_parts();
         let body = line.through(Limited::new(body, MAX_ANSWER).collect()).await.map_err(|error| error.to_string())?;

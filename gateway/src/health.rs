@@ -7,9 +7,9 @@
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use crate::fetch;
 use crate::replica::Replica;
 use crate::schedule::Owner;
+use crate::{fetch, inventory};
 
 /// First pause before a replica that could not be reached is tried again; doubled each time.
 const FIRST: Duration = Duration::from_millis(50);
@@ -102,7 +102,7 @@ pub(crate) async fn recover(pool: String, owner: Arc<Owner>, replica: Weak<Repli
     loop {
         tokio::time::sleep(pause).await;
         let Some(replica) = replica.upgrade() else { return };
-        if fetch::get(&replica, "/api/version", TRY).await.is_ok() {
+        if fetch::get(&replica, inventory::sign_of_life(replica.engine), TRY).await.is_ok() {
             hear(&owner, &replica, Event::Reached);
             tracing::info!(pool, replica = &*replica.url, "replica is back");
             return;

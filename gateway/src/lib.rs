@@ -6,8 +6,10 @@
 
 mod answers;
 mod budget;
+mod calendar;
 pub mod classify;
 pub mod control;
+mod credential;
 pub mod errors;
 pub mod exchange;
 mod fetch;
@@ -16,6 +18,7 @@ mod handle;
 mod health;
 mod identify;
 mod intake;
+mod inventory;
 pub mod json;
 pub mod limits;
 pub mod log;

@@ -1,14 +1,18 @@
 //! What outlives a table: replicas, their slots, the pools' queues, the numbers of what is served.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use tutti_api::{PoolSpec, ReplicaUrl, canonical};
+use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
+use crate::credential::Credential;
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
 
 type TargetKey = (Box<str>, Vec<u64>);
+/// The pool's name, its engine, where the replica is, and the file with the key that it wants.
+type ReplicaKey = (Box<str>, Engine, ReplicaUrl, Option<PathBuf>);
 
 /// Model, revision and pool of a route: what logs and metrics call it.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +44,9 @@ pub struct Live<'a> {
 /// the same, with its slots in use, as long as anybody uses it.
 #[derive(Debug, Default)]
 pub struct Registry {
-    replicas: HashMap<(Box<str>, ReplicaUrl), Weak<Replica>>,
+    replicas: HashMap<ReplicaKey, Weak<Replica>>,
+    /// By the files that hold them.
+    credentials: HashMap<PathBuf, Weak<Credential>>,
     owners: HashMap<Box<str>, Weak<Owner>>,
     /// By canonical engine name and replicas; with the number of slots each replica has.
     targets: HashMap<TargetKey, (Arc<Target>, u16)>,
@@ -49,18 +55,29 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The replica of a pool at this URL, however it is spelt.
+    /// The replica of a pool at this URL, however it is spelt, and with the key in this file.
     ///
     /// # Errors
-    /// Why the URL leads nowhere.
-    pub fn replica(&mut self, pool: &str, url: &str) -> Result<Arc<Replica>, String> {
+    /// Why the URL leads nowhere, or the file holds no key.
+    pub fn replica(&mut self, pool: &PoolSpec, url: &str, key_file: Option<&Path>) -> Result<Arc<Replica>, String> {
         let url: ReplicaUrl = url.parse().map_err(|error| format!("this is no replica's URL: {error}"))?;
-        let key = (pool.into(), url);
+        let credential = key_file.map(|file| self.credential(file)).transpose()?;
+        let key = (pool.name.as_str().into(), pool.engine, url, key_file.map(Path::to_owned));
         if let Some(known) = self.replicas.get(&key).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let new = Replica::new(&key.1)?;
+        let new = Replica::new(pool.engine, &key.2, credential)?;
         self.replicas.insert(key, Arc::downgrade(&new));
+        Ok(new)
+    }
+
+    /// The key in a file. One that was read before is the same: it is followed, and may be older than the file.
+    fn credential(&mut self, file: &Path) -> Result<Arc<Credential>, String> {
+        if let Some(known) = self.credentials.get(file).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let new = Credential::open(file)?;
+        self.credentials.insert(file.to_owned(), Arc::downgrade(&new));
         Ok(new)
     }
 
@@ -115,6 +132,7 @@ impl Registry {
         }
         self.owners.retain(|_, owner| owner.strong_count() > 0);
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
+        self.credentials.retain(|_, credential| credential.strong_count() > 0);
     }
 }
 
@@ -129,8 +147,9 @@ mod tests {
     async fn what_is_in_use_is_the_same_when_it_is_named_again() {
         let mut registry = Registry::default();
         let nothing = |generation| Live { generation, targets: Vec::new(), pools: &[] };
+        let pool = PoolSpec { name: "p".to_owned(), ..PoolSpec::default() };
         let owner = registry.owner("p", 8);
-        let replica = registry.replica("p", "http://Localhost:1/").unwrap();
+        let replica = registry.replica(&pool, "http://Localhost:1/", None).unwrap();
         let target = registry.target(&[replica], "m", 1, 1);
         let Verdict::Go(permit) = owner.acquire(&target, 1, Instant::now(), &mut Place::default(), None).await else {
             panic!("a free slot is not to be had");
@@ -139,7 +158,7 @@ mod tests {
         drop((owner, target));
         registry.publish(nothing(2), || ()).await;
 
-        let replica = registry.replica("p", "http://localhost:1").unwrap();
+        let replica = registry.replica(&pool, "http://localhost:1", None).unwrap();
         assert!(Arc::ptr_eq(&replica, permit.replica()));
         assert!(queue.upgrade().is_some_and(|queue| Arc::ptr_eq(&queue, &registry.owner("p", 8))));
         let target = registry.target(std::slice::from_ref(&replica), "M:latest", 3, 1);
@@ -149,6 +168,10 @@ mod tests {
         let id = replica.id;
         drop((replica, target, permit));
         registry.publish(nothing(4), || ()).await;
-        assert_ne!(registry.replica("p", "http://localhost:1").unwrap().id, id, "nobody used it any more");
+        let replica = registry.replica(&pool, "http://localhost:1", None).unwrap();
+        assert_ne!(replica.id, id, "nobody used it any more");
+        let openai = PoolSpec { engine: Engine::Openai, ..pool };
+        let other = registry.replica(&openai, "http://localhost:1", None).unwrap();
+        assert_ne!(other.id, replica.id, "what is known of an Ollama is not known of a server of the OpenAI API");
     }
 }

@@ -1,4 +1,4 @@
-//! What the gateway knows of a replica. Keyed by pool and URL; survives every swap of the table.
+//! What the gateway knows of a replica. Keyed by pool, engine, URL and key; survives every swap of the table.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-use http::HeaderValue;
-use tutti_api::{ReplicaUrl, canonical};
+use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
+use tutti_api::{Engine, ReplicaUrl, canonical};
 
+use crate::credential::Credential;
 use crate::health::{Event, Trust};
 use crate::schedule::Slots;
 
@@ -17,6 +18,8 @@ use crate::schedule::Slots;
 pub struct Replica {
     /// Tells replicas of this process apart; connections are kept by it.
     pub id: u64,
+    /// What it speaks.
+    pub engine: Engine,
     /// The endpoint's URL, in its one form.
     pub url: Box<str>,
     /// What goes into the Host header: the replica's own authority (an Ollama refuses others).
@@ -25,6 +28,8 @@ pub struct Replica {
     pub host: Box<str>,
     /// Where to connect.
     pub port: u16,
+    /// What it wants to hear of whoever asks.
+    pub(crate) credential: Option<Arc<Credential>>,
     /// A name that tells clients two replicas apart, and nothing else.
     pub opaque: HeaderValue,
     /// Locked only where something is held against it, or begins to be; all others read the two words below it.
@@ -41,7 +46,11 @@ impl Replica {
     ///
     /// # Errors
     /// Why its address cannot be sent as a header.
-    pub fn new(url: &ReplicaUrl) -> Result<Arc<Self>, String> {
+    pub(crate) fn new(
+        engine: Engine,
+        url: &ReplicaUrl,
+        credential: Option<Arc<Credential>>,
+    ) -> Result<Arc<Self>, String> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let shown = url.to_string();
         let mut hash = DefaultHasher::new();
@@ -49,6 +58,8 @@ impl Replica {
         let text = |value: String| HeaderValue::try_from(value).map_err(|error| format!("{shown}: {error}"));
         Ok(Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
+            engine,
+            credential,
             authority: text(url.address().to_string())?,
             host: url.host().into(),
             port: url.port(),
@@ -60,6 +71,14 @@ impl Replica {
             version: Mutex::default(),
             slots: Mutex::default(),
         }))
+    }
+
+    /// The headers that every request to it has.
+    pub(crate) fn introduce(&self, headers: &mut HeaderMap) {
+        headers.insert(HOST, self.authority.clone());
+        if let Some(credential) = &self.credential {
+            headers.insert(AUTHORIZATION, credential.header());
+        }
     }
 
     /// The slots of the runner that serves `engine_name`, however it is spelt, under the table of this generation.

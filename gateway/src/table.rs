@@ -1,11 +1,12 @@
 //! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
-use tutti_api::{Config, Expose, PoolSpec, canonical};
+use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
@@ -37,7 +38,7 @@ pub struct Route {
     pub served: Arc<Served>,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
-    /// The name the replicas know it by; `None` where that is whatever the client wrote (an exposed model).
+    /// The name the replicas know it by; `None` where that is whatever the client wrote (an Ollama's exposed model).
     pub engine_name: Option<Box<str>>,
     /// The slots it may take.
     pub target: Arc<Target>,
@@ -57,6 +58,8 @@ impl Route {
 pub struct Pool {
     /// Its name.
     pub name: Box<str>,
+    /// What its replicas speak.
+    pub engine: Engine,
     /// Its queue.
     pub owner: Arc<Owner>,
     /// Its replicas.
@@ -161,7 +164,8 @@ impl Table {
                 served: registry.served(name, "", &pool.name),
                 target: registry.target(&replicas, &key, self.generation, limit(spec)),
                 pool: pool.clone(),
-                engine_name: None,
+                // An Ollama folds names as they are folded here; others want them to the letter.
+                engine_name: (spec.engine != Engine::Ollama).then(|| name.as_str().into()),
                 entry: Some(entry.clone()),
             });
             self.listed.push(route.clone());
@@ -204,11 +208,12 @@ fn pool(spec: &PoolSpec, registry: &mut Registry) -> Result<Arc<Pool>, String> {
     let replicas = spec
         .endpoints
         .iter()
-        .filter_map(|endpoint| endpoint.url.as_deref())
-        .map(|url| registry.replica(&spec.name, url))
+        .filter_map(|endpoint| Some((endpoint.url.as_deref()?, endpoint.api_key_file.as_deref().map(Path::new))))
+        .map(|(url, key_file)| registry.replica(spec, url, key_file))
         .collect::<Result<_, _>>()?;
     Ok(Arc::new(Pool {
         name: spec.name.as_str().into(),
+        engine: spec.engine,
         owner: registry.owner(&spec.name, spec.queue.size as usize),
         replicas,
         wait: spec.queue.wait.get(),

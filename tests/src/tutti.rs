@@ -208,10 +208,15 @@ impl Tutti {
         client
     }
 
+    /// The page of its metrics; empty where it does not answer.
+    pub fn metrics(&self) -> String {
+        let page = Client::connect(&self.ops()).map(|mut client| client.ask("GET", "/metrics", &[], "").text());
+        page.unwrap_or_default()
+    }
+
     /// The value of a metric whose line begins with `name` and holds each of `labels`; 0 where there is no such line.
     pub fn metric(&self, name: &str, labels: &[&str]) -> f64 {
-        let page = Client::connect(&self.ops()).map(|mut client| client.ask("GET", "/metrics", &[], "").text());
-        let page = page.unwrap_or_default();
+        let page = self.metrics();
         let fits = |line: &&str| line.starts_with(name) && labels.iter().all(|label| line.contains(label));
         let lines = page.lines().filter(fits).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
         lines.sum()

@@ -1,3 +1,5 @@
+mod engines;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -216,7 +218,7 @@ models:
             "tutti.yaml:3:20: ops: this field stands twice",
             "tutti.yaml:3:36: anchors (`&…`) are not taken",
             "tutti.yaml:3:50: gateway.drain: 1 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { url }",
+            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, url }",
             "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
             "tutti.yaml:5:41: pools[0].keepAlive: not yet: this version of tutti does not do this; leave it out, or write `client`",
             "tutti.yaml:6:13: pools[1].name: a list does not fit; write 1 to 63 letters, digits and `-`",

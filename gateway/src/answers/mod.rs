@@ -36,18 +36,13 @@ fn own(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody>, Failure> {
         Ask::Health => text(StatusCode::OK, "ok"),
         Ask::Ready if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Ask::Ready => text(StatusCode::OK, "ready"),
-        Ask::Version => {
-            let mut response = json_response(200, &json!({ "version": version(shared) }));
-            // A gateway that meets itself as a replica asks this, and knows itself.
-            response.headers_mut().insert(INSTANCE, shared.instance.clone());
-            response
-        }
+        Ask::Version => with_instance(json_response(200, &json!({ "version": version(shared) })), shared),
         Ask::Tags => {
             json_response(200, &json!({ "models": table.listed().iter().map(|route| tag(route)).collect::<Vec<_>>() }))
         }
         Ask::Models => {
             let data: Vec<Value> = table.listed().iter().map(|route| openai(route, &route.served.model)).collect();
-            json_response(200, &json!({ "object": "list", "data": data }))
+            with_instance(json_response(200, &json!({ "object": "list", "data": data })), shared)
         }
         Ask::Model(name) => json_response(200, &openai(found(&table, name)?, name)),
         Ask::Resident | Ask::Inference(..) => return Err(Failure::new(Code::NotFound, "there is no such path")),
@@ -71,6 +66,12 @@ pub(crate) async fn answer(ask: &Ask, shared: &Shared, within: Duration) -> Resu
         return own(ask, shared);
     }
     first
+}
+
+/// A gateway that meets itself as a replica asks for this, and knows itself.
+fn with_instance(mut response: Response<ResponseBody>, shared: &Shared) -> Response<ResponseBody> {
+    response.headers_mut().insert(INSTANCE, shared.instance.clone());
+    response
 }
 
 /// The answer to OPTIONS: what a page of an allowed Origin may ask, as Ollama's CORS says it.
@@ -125,6 +126,19 @@ fn tag(route: &Route) -> Value {
     });
     name(&mut entry, &route.served.model);
     entry
+}
+
+/// The answer to `/api/show` for a model of a replica that has no such answer: what its list says, and no more. Not even
+/// whether the model chats or embeds is known, so `capabilities` is left out, as an older Ollama does.
+pub(crate) fn shown(route: &Route) -> Response<ResponseBody> {
+    let entry = route.entry.as_ref();
+    let said = |name: &str| entry.and_then(|entry| entry.get(name)).cloned();
+    let details = said("details").unwrap_or_else(|| json!({ "format": "", "family": "" }));
+    let modified = said("modified_at").unwrap_or_else(|| json!("1970-01-01T00:00:00Z"));
+    json_response(
+        200,
+        &json!({ "modelfile": "", "template": "", "details": details, "model_info": {}, "modified_at": modified }),
+    )
 }
 
 /// Gives an entry the name that clients use, with its tag, as Ollama lists it; that of another model it loses.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
+use tutti_api::Engine;
 
 use super::time::unix_seconds;
 use crate::fetch;
@@ -75,8 +76,11 @@ fn reachable(table: &Table) -> Vec<(Arc<Pool>, Arc<Replica>)> {
     table.pools.iter().flat_map(each).collect()
 }
 
-/// What one replica holds; nothing where it does not say.
+/// What one replica holds; nothing where it does not say, or has no word for it.
 async fn held(replica: &Replica) -> Vec<Value> {
+    if replica.engine != Engine::Ollama {
+        return Vec::new();
+    }
     let fetched = fetch::get(replica, "/api/ps", WITHIN).await.ok().filter(|fetched| fetched.status.is_success());
     let mut body: Value = fetched.and_then(|fetched| serde_json::from_slice(&fetched.body).ok()).unwrap_or_default();
     body["models"].as_array_mut().map(std::mem::take).unwrap_or_default()

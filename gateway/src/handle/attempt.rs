@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::error::Elapsed;
+use tutti_api::Engine;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
-use crate::classify::Reading;
+use crate::classify::{Dialect, Reading};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Event;
@@ -49,6 +50,10 @@ impl Attempt<'_> {
         loop {
             let (generation, route) = self.route(&mut looked).await?;
             settlement.record.served = Some(route.served.clone());
+            if route.pool.engine == Engine::Openai && self.reading.facts.api.dialect() == Dialect::Ollama {
+                let message = "this model's replicas speak OpenAI's API, and this version does not translate Ollama's";
+                return Err(Failure::new(Code::NotSupported, message));
+            }
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
             let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
@@ -106,7 +111,7 @@ impl Attempt<'_> {
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());
         let headers = request.headers_mut();
-        headers.insert(HOST, replica.authority.clone());
+        replica.introduce(headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
         for name in PASSED_ON {

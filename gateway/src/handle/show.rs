@@ -5,8 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Response;
 use serde_json::Value;
+use tutti_api::Engine;
 
 use super::attempt::{Attempt, no_head, too_late};
+use crate::answers;
 use crate::classify::Edits;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, ResponseBody};
@@ -27,6 +29,9 @@ impl Attempt<'_> {
     ) -> Result<Response<ResponseBody>, Failure> {
         let (_, route) = self.route(&mut false).await?;
         settlement.record.served = Some(route.served.clone());
+        if route.pool.engine != Engine::Ollama {
+            return Ok(answers::shown(&route));
+        }
         let mut replicas: Vec<_> = route.target.slots().iter().map(|slots| slots.replica.clone()).collect();
         replicas.sort_by_key(|replica| replica.suspect());
         let mut failure = Failure::new(Code::NoReplica, "the pool has no replica for this model");

@@ -1,0 +1,115 @@
+//! What a replica has, in the words of its engine.
+
+use std::time::{Duration, SystemTime};
+
+use serde_json::{Value, json};
+use tutti_api::Engine;
+
+use crate::calendar::rfc3339;
+use crate::fetch;
+use crate::replica::Replica;
+use crate::table::Available;
+
+/// How long it may take to answer.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// In place of a digest that nobody says. Ollama's command line cuts a digest without looking at its length.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
+
+/// What a replica answered.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    /// Whether it answered at all.
+    pub(crate) reached: bool,
+    /// What it has, newest first; `None` where it did not say.
+    pub(crate) models: Option<Vec<Available>>,
+}
+
+/// A path at which a replica of this engine answers something, whatever it is busy with.
+pub(crate) fn sign_of_life(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Ollama => "/api/version",
+        Engine::Openai => "/v1/models",
+    }
+}
+
+/// Asks a replica what it has.
+pub(crate) async fn ask(replica: &Replica) -> Heard {
+    match replica.engine {
+        Engine::Ollama => {
+            // A list of many models may take its time; who does not even say a version cannot be reached.
+            let reached = version(replica).await;
+            Heard { reached, models: if reached { tags(replica).await } else { None } }
+        }
+        Engine::Openai => {
+            let fetched = fetch::get(replica, sign_of_life(Engine::Openai), WITHIN).await;
+            let reached = fetched.is_ok();
+            let body = fetched.ok().filter(|fetched| fetched.status.is_success()).map(|fetched| fetched.body);
+            Heard { reached, models: body.and_then(|body| models(&body)) }
+        }
+    }
+}
+
+/// Hears an Ollama's version; false where it does not answer at all.
+async fn version(replica: &Replica) -> bool {
+    let Ok(fetched) = fetch::get(replica, sign_of_life(Engine::Ollama), WITHIN).await else { return false };
+    let body: Value = serde_json::from_slice(&fetched.body).unwrap_or_default();
+    if let Some(version) = body["version"].as_str() {
+        replica.set_version(version.to_owned());
+    }
+    true
+}
+
+async fn tags(replica: &Replica) -> Option<Vec<Available>> {
+    let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
+    let mut body: Value = serde_json::from_slice(&fetched.body).ok()?;
+    let models = std::mem::take(body["models"].as_array_mut()?);
+    let named = |entry: Value| Some(Available { name: entry["name"].as_str()?.to_owned(), entry });
+    Some(sorted(models.into_iter().filter_map(named).collect()))
+}
+
+/// What `GET /v1/models` lists, each as an entry of `/api/tags` with all that is known for one.
+fn models(body: &[u8]) -> Option<Vec<Available>> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let available = |model: &Value| {
+        let name = model["id"].as_str()?.to_owned();
+        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(model["created"].as_u64().unwrap_or(0));
+        let details = json!({
+            "parent_model": "", "format": "", "family": "", "families": null, "parameter_size": "",
+            "quantization_level": "",
+        });
+        let entry = json!({
+            "name": name, "model": name, "modified_at": rfc3339(created), "size": 0, "digest": NO_DIGEST,
+            "details": details, "owned_by": model["owned_by"],
+        });
+        Some(Available { name, entry })
+    };
+    Some(sorted(body["data"].as_array()?.iter().filter_map(available).collect()))
+}
+
+/// The newest first. Ollama lists those of one second in another order each time, which would be news each time.
+fn sorted(mut models: Vec<Available>) -> Vec<Available> {
+    let modified = |model: &Available| model.entry["modified_at"].as_str().unwrap_or_default().to_owned();
+    models.sort_by(|a, b| modified(b).cmp(&modified(a)).then_with(|| a.name.cmp(&b.name)));
+    models
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_openai_lists_is_what_ollama_would() {
+        let list = br#"{"object":"list","data":[
+            {"id":"old","object":"model","created":1,"owned_by":"me"},
+            {"id":"Acme/New","created":86400},
+            {"created":3}]}"#;
+        let models = models(list).unwrap();
+        let named: Vec<(&str, &str)> =
+            models.iter().map(|model| (&*model.name, model.entry["modified_at"].as_str().unwrap())).collect();
+        assert_eq!(named, [("Acme/New", "1970-01-02T00:00:00Z"), ("old", "1970-01-01T00:00:01Z")]);
+        assert_eq!(models[1].entry["owned_by"], "me");
+        assert_eq!(super::models(b"<html>"), None);
+        assert_eq!(super::models(br#"{"data":null}"#), None);
+    }
+}
