@@ -7,6 +7,7 @@ mod config;
 mod crd;
 mod engine_name;
 mod gateway;
+mod keys;
 mod load;
 mod model;
 mod overrides;
@@ -15,6 +16,7 @@ mod problem;
 mod reference;
 mod schema;
 mod shape;
+mod time;
 mod traffic;
 mod units;
 mod yaml;
@@ -23,7 +25,8 @@ pub use address::{Address, InvalidAddress, ReplicaUrl};
 pub use config::Config;
 pub use engine_name::{EngineName, InvalidName, canonical};
 pub use gateway::{AdminSpec, Auth, GatewaySpec, LimitsSpec, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec};
-pub use load::{load, search_path};
+pub use keys::{KeySpec, KeyState, KeysFile, Priority};
+pub use load::{MAX_KEYS_TEXT, load, load_keys, search_path};
 #[cfg(feature = "kube")]
 pub use model::Model;
 pub use model::{ModelSpec, RevisionSpec, SloSpec};
@@ -35,7 +38,8 @@ pub use pool::{
     QueueSpec, RetriesSpec, RunnerSpec, ScaleSpec, Slots, Strategy, TimeoutsSpec,
 };
 pub use problem::Problem;
-pub use reference::reference_markdown;
-pub use schema::json_schema;
+pub use reference::{keys_reference_markdown, reference_markdown};
+pub use schema::{json_schema, keys_json_schema};
+pub use time::{InvalidTime, Timestamp};
 pub use traffic::{AnalysisSpec, BlueGreenSpec, CanarySpec, CanaryStep, Pause, StickySpec, StrategySpec, TrafficSpec};
 pub use units::{ByteSize, HumanDuration, InvalidUnit, Share};

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::load::MAX_TEXT;
 use crate::problem::{Place, Problem, offer};
 use crate::schema::with_fields;
 use crate::yaml::{self, Kind, Node, Step, dotted};
@@ -40,7 +41,7 @@ pub(crate) fn apply(
         let node = if is_text(schema) {
             Some(Node { place: place.clone(), kind: Kind::Scalar(value.into()) })
         } else {
-            yaml::parse(&value, Some(&place), problems)
+            yaml::parse(&value, MAX_TEXT, Some(&place), problems)
         };
         if node.is_some_and(|node| !root.put(&steps, node)) {
             problems.push(Problem::new(&place, dotted(&steps), "does not fit what the file says there", None));

@@ -61,10 +61,12 @@ impl Problem {
         }
     }
 
-    /// Names the file, keeps the line to show, and makes everything fit for a terminal.
-    pub(crate) fn shown_in(mut self, file: &str, text: &str) -> Self {
+    /// Names the file, keeps the line to show from its text, if that may be shown, and makes everything fit for a
+    /// terminal.
+    pub(crate) fn shown_in(mut self, file: &str, text: Option<&str>) -> Self {
         file.clone_into(&mut self.file);
-        if let Place::File { line, column } = self.place {
+        if let (Place::File { line, column }, Some(text)) = (&self.place, text) {
+            let (line, column) = (*line, *column);
             // A line with an `@` may hold a password.
             let source = text.lines().nth(line - 1).filter(|source| !source.contains('@'));
             let skipped = column.saturating_sub(BEFORE);

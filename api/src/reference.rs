@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::schema::{ABOUT, MARK, described, holds};
+use crate::schema::{ABOUT, MARK, described, described_keys, holds};
 
 /// A configuration with most of what there is, for the page.
 pub(crate) const EXAMPLE: &str = "\
@@ -55,6 +55,36 @@ pub fn reference_markdown() -> String {
     page.push_str(EXAMPLE);
     page.push_str("```\n");
     section(&mut page, described(), "");
+    page
+}
+
+/// A keys file as a person writes it.
+pub(crate) const KEYS_EXAMPLE: &str = "\
+keys:
+  - id: b3eds875
+    name: nightly reports
+    tenant: acme
+    sha256: a99b3a940c3cbd9ce397dbd3759e6d1c61e2dd3febefa679722aa9756430abbb
+    models: [risk, acme/*]
+    requestsPerMinute: 60
+    tokensPerMinute: 20000
+    concurrency: 4
+    priority: bulk
+    expires: 2026-12-31T23:59:59Z
+";
+
+/// `docs/reference/keys.md`, from the schema.
+pub fn keys_reference_markdown() -> String {
+    let mut page = String::from(
+        "# The keys file\n\n\
+         `gateway.auth.keysFile` names it. `tutti key new` and `tutti key revoke` change it; by hand it is YAML or JSON. It\n\
+         holds no key, only hashes. Only its owner may write it: a file that others may write is refused. A running gateway\n\
+         takes up a changed file within 2 seconds; a broken one is refused, and the keys stay as they were. `tutti key schema`\n\
+         prints its JSON schema.\n\nThis page is generated from the types in `api/src`.\n\n```yaml\n",
+    );
+    page.push_str(KEYS_EXAMPLE);
+    page.push_str("```\n");
+    section(&mut page, described_keys(), "");
     page
 }
 

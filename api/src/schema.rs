@@ -3,9 +3,10 @@
 
 use std::sync::LazyLock;
 
+use schemars::JsonSchema;
 use serde_json::{Map, Value, json};
 
-use crate::{Config, Slots};
+use crate::{Config, KeysFile, Slots};
 
 /// Fields that this version knows and does not obey, with the one value that changes nothing. They are refused rather
 /// than ignored: who writes one counts on it.
@@ -67,13 +68,21 @@ static BEYOND: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
 /// The schema that the loader obeys, without references. Null is in no type: a field that is null is a field that is
 /// missing. What is not done yet is described and carries [`MARK`].
 pub(crate) fn described() -> &'static Value {
-    static DESCRIBED: LazyLock<Value> = LazyLock::new(|| {
-        let mut schema = schemars::schema_for!(Config).to_value();
-        let types = schema.as_object_mut().and_then(|schema| schema.remove("$defs")).unwrap_or_default();
-        describe(&mut schema, &types, "");
-        schema
-    });
+    static DESCRIBED: LazyLock<Value> = LazyLock::new(described_of::<Config>);
     &DESCRIBED
+}
+
+/// The same of a keys file.
+pub(crate) fn described_keys() -> &'static Value {
+    static DESCRIBED: LazyLock<Value> = LazyLock::new(described_of::<KeysFile>);
+    &DESCRIBED
+}
+
+fn described_of<T: JsonSchema>() -> Value {
+    let mut schema = schemars::schema_for!(T).to_value();
+    let types = schema.as_object_mut().and_then(|schema| schema.remove("$defs")).unwrap_or_default();
+    describe(&mut schema, &types, "");
+    schema
 }
 
 fn describe(schema: &mut Value, types: &Value, path: &str) {
@@ -164,7 +173,16 @@ pub(crate) fn with_fields(schema: &Value) -> Option<&Value> {
 /// The JSON schema of `tutti.yaml` (draft 2020-12): exactly what this version takes, but for what follows from two
 /// fields together.
 pub fn json_schema() -> Value {
-    let mut schema = described().clone();
+    printed(described())
+}
+
+/// The JSON schema of a keys file.
+pub fn keys_json_schema() -> Value {
+    printed(described_keys())
+}
+
+fn printed(described: &Value) -> Value {
+    let mut schema = described.clone();
     print(&mut schema);
     schema
 }

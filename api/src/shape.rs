@@ -13,6 +13,17 @@ use crate::yaml::{Field, Kind, Node, Step, dotted};
 
 /// Most that is shown of a value that does not fit. Unit: characters.
 const MAX_GIVEN: usize = 60;
+/// Most that is shown of a field's name. Unit: bytes.
+const MAX_NAME: usize = 40;
+
+/// What messages may show of a tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Quotes {
+    /// Values that do not fit.
+    Values,
+    /// No values: a key may stand where its hash belongs.
+    Nothing,
+}
 
 /// What is left of a tree, and where something was refused.
 pub(crate) struct Shaped {
@@ -23,9 +34,9 @@ pub(crate) struct Shaped {
 }
 
 /// Holds a tree against a schema.
-pub(crate) fn hold(root: &Node, schema: &Value, problems: &mut Vec<Problem>) -> Shaped {
-    let mut walk = Walk { problems, refused: HashSet::new(), steps: Vec::new(), patterns: HashMap::new() };
-    let value = if is_null(root) { None } else { walk.value(root, schema) };
+pub(crate) fn hold(root: &Node, schema: &Value, quotes: Quotes, problems: &mut Vec<Problem>) -> Shaped {
+    let mut walk = Walk { problems, quotes, refused: HashSet::new(), steps: Vec::new(), patterns: HashMap::new() };
+    let value = if is_null(root) { Some(walk.map(root, &[], schema)) } else { walk.value(root, schema) };
     Shaped { value: value.unwrap_or_else(|| Map::new().into()), refused: walk.refused }
 }
 
@@ -35,6 +46,7 @@ fn is_null(node: &Node) -> bool {
 
 struct Walk<'s, 'p> {
     problems: &'p mut Vec<Problem>,
+    quotes: Quotes,
     refused: HashSet<Vec<Step>>,
     /// Where the walk is.
     steps: Vec<Step>,
@@ -71,7 +83,7 @@ impl<'s> Walk<'s, '_> {
             "text" if text => "it is text: put it in quotes".to_owned(),
             form => format!("write {form}"),
         };
-        self.refuse(node, format!("{} does not fit", given(node)), Some(help));
+        self.refuse(node, format!("{} does not fit", given(node, self.quotes)), Some(help));
         None
     }
 
@@ -135,8 +147,8 @@ impl<'s> Walk<'s, '_> {
     fn unknown(&mut self, field: &Field, schema: &Value) {
         let known: Vec<&str> =
             schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-        let message = match field.name.contains('@') {
-            true => "unknown field".to_owned(), // it may hold a password
+        let message = match field.name.contains('@') || field.name.len() > MAX_NAME {
+            true => "unknown field".to_owned(), // it may hold a password, or be one
             false => format!("unknown field `{}`", field.name),
         };
         let help = offer(&field.name, known.iter().copied());
@@ -195,12 +207,14 @@ fn empty(schema: &Value) -> Value {
 }
 
 /// What stands there, in a user's words.
-fn given(node: &Node) -> String {
+fn given(node: &Node, quotes: Quotes) -> String {
     match &node.kind {
         Kind::List(_) => "a list".to_owned(),
         Kind::Map(_) => "a map".to_owned(),
         Kind::Scalar(Value::Null) | Kind::Refused => "an empty value".to_owned(),
-        Kind::Scalar(Value::String(text)) if text.contains('@') || text.chars().count() > MAX_GIVEN => {
+        Kind::Scalar(Value::String(text))
+            if quotes == Quotes::Nothing || text.contains('@') || text.chars().count() > MAX_GIVEN =>
+        {
             "this text".to_owned() // it may hold a password, or is too long to show
         }
         Kind::Scalar(value) => value.to_string(),

@@ -10,8 +10,6 @@ use serde_json::Value;
 
 use crate::problem::{Place, Problem};
 
-/// Largest text. Unit: bytes.
-const MAX_TEXT: usize = 1 << 20;
 /// Deepest nesting. Unit: levels.
 const MAX_DEPTH: usize = 32;
 
@@ -96,11 +94,11 @@ impl Node {
     }
 }
 
-/// Reads a text; an empty one is null. `place` overrides the places, for text that stands in no file. `None` where the
-/// rest of the text cannot be understood.
-pub(crate) fn parse(text: &str, place: Option<&Place>, problems: &mut Vec<Problem>) -> Option<Node> {
+/// Reads a text of at most `max` bytes; an empty one is null. `place` overrides the places, for text that stands in no
+/// file. `None` where the rest of the text cannot be understood.
+pub(crate) fn parse(text: &str, max: usize, place: Option<&Place>, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut reader = Reader { parser: Parser::new_from_str(text), place, problems };
-    reader.document(text.len()).map_err(|problem| problems.push(problem)).ok()
+    reader.document(text.len(), max).map_err(|problem| problems.push(problem)).ok()
 }
 
 /// The path of a value as a person writes it: `pools[0].queue.size`.
@@ -124,17 +122,17 @@ struct Reader<'t, 'p> {
 }
 
 impl<'t> Reader<'t, '_> {
-    fn document(&mut self, bytes: usize) -> Result<Node, Problem> {
+    fn document(&mut self, bytes: usize, max: usize) -> Result<Node, Problem> {
         let start = self.place.cloned().unwrap_or(Place::File { line: 1, column: 1 });
-        if bytes > MAX_TEXT {
-            return Err(Problem::new(&start, "", format!("the configuration is larger than {MAX_TEXT} bytes"), None));
+        if bytes > max {
+            return Err(Problem::new(&start, "", format!("this is larger than {max} bytes"), None));
         }
         let mut document = None;
         loop {
             match self.next()? {
                 (Event::StreamEnd, _) => break,
                 (Event::DocumentStart(_), at) if document.is_some() => {
-                    return Err(Problem::new(&at, "", "a second document: the configuration is one", None));
+                    return Err(Problem::new(&at, "", "a second document: there is only one", None));
                 }
                 (Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing, _) => {}
                 (event, at) => document = Some(self.node(event, at, 0)?),

@@ -32,6 +32,13 @@ pub(crate) struct Loaded {
 #[error("{0}")]
 pub(crate) struct Wrong(String);
 
+impl Wrong {
+    /// Of what was found wrong elsewhere.
+    pub(crate) fn of(error: impl std::error::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
 /// A configuration's text, and where it is.
 struct Found {
     path: PathBuf,

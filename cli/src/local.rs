@@ -88,7 +88,7 @@ pub(crate) enum Answers {
 
 /// Asks who answers at an address.
 pub(crate) fn who(address: &Address) -> Answers {
-    let Ok(answer) = get(address, "/api/version", None) else { return Answers::Nobody };
+    let Ok(answer) = ask(address, "GET", "/api/version", None) else { return Answers::Nobody };
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     if head.to_ascii_lowercase().contains("\r\nx-tutti-instance:") {
         return Answers::Tutti;
@@ -100,17 +100,18 @@ pub(crate) fn who(address: &Address) -> Answers {
     }
 }
 
-/// GETs a page by plain HTTP, with a connection of its own; all within 2 s, once a name is resolved.
+/// Asks for a page by plain HTTP, with a connection of its own; all within 2 s, once a name is resolved.
 ///
 /// # Errors
 /// There is no whole answer.
-pub(crate) fn get(address: &Address, path: &str, token: Option<&str>) -> io::Result<String> {
+pub(crate) fn ask(address: &Address, method: &str, path: &str, token: Option<&str>) -> io::Result<String> {
     const MAX_ANSWER: usize = 8 << 20;
     let until = Instant::now() + WITHIN;
     let mut stream = connect(address, until)?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     stream.set_write_timeout(Some(left(until)?))?; // the kernel takes so few bytes at once
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n{authorization}\r\n")?;
+    let length = if method == "GET" { "" } else { "Content-Length: 0\r\n" };
+    write!(stream, "{method} {path} HTTP/1.0\r\nHost: {address}\r\n{length}{authorization}\r\n")?;
     let (mut answer, mut part) = (Vec::new(), [0; 16 << 10]);
     while answer.len() < MAX_ANSWER {
         stream.set_read_timeout(Some(left(until)?))?;
@@ -203,7 +204,7 @@ mod tests {
             }
         });
         let begun = Instant::now();
-        let error = get(&address, "/", None).unwrap_err();
+        let error = ask(&address, "GET", "/", None).unwrap_err();
         assert!(error.to_string().contains("within"), "{error}");
         assert!(begun.elapsed() < WITHIN * 5);
     }

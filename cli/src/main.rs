@@ -1,8 +1,10 @@
 //! The binary `tutti` and its subcommands.
 
+mod admin;
 mod config;
 mod follow;
 mod gateway;
+mod key;
 mod local;
 mod print;
 mod status;
@@ -38,6 +40,8 @@ enum Command {
     Schema,
     /// Shows what a running gateway does: its pools, replicas, queues and models
     Status(status::Ask),
+    /// Makes, shows and revokes the keys that clients ask with
+    Key(key::Key),
 }
 
 /// Where the configuration comes from.
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Command::Check(source) => config::check(&source),
         Command::Schema => config::schema(),
         Command::Status(ask) => ask.run(),
+        Command::Key(key) => key.run(),
     };
     match outcome {
         Ok(code) => code,

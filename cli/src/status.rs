@@ -1,26 +1,18 @@
 //! `tutti status`: what a running gateway does.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use tutti_api::{Address, InvalidAddress};
 use tutti_gateway::status::Status;
 
-use crate::print::plain;
-use crate::{Source, config, local, print};
+use crate::admin::{Admin, Answer};
+use crate::print::{self, plain};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Ask {
     #[command(flatten)]
-    source: Source,
-    /// The gateway's admin address, as http://HOST:PORT; else the configuration's
-    #[arg(long, value_name = "URL")]
-    admin: Option<String>,
-    /// The file with the admin token; else the configuration's
-    #[arg(long, value_name = "FILE")]
-    token_file: Option<PathBuf>,
+    admin: Admin,
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
@@ -28,42 +20,15 @@ pub(crate) struct Ask {
 
 impl Ask {
     pub(crate) fn run(&self) -> Result<ExitCode> {
-        let (admin, file) = self.whom()?;
-        let address = address(&admin)?;
-        let token = std::fs::read_to_string(&file)
-            .with_context(|| format!("cannot read the admin token in {}", file.display()))?;
-        let answer = local::get(&address, "/status", Some(token.trim())).map_err(|error| {
-            anyhow!(
-                "no gateway answers at {admin} ({error}): is it running, and is this its admin address? One that was \
-                 changed is taken at the next start"
-            )
-        })?;
-        let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
-        if !head.lines().next().is_some_and(|line| line.contains(" 200 ")) {
-            bail!("{admin} answered {:?}: {}", head.lines().next().unwrap_or_default(), body.trim());
+        let Answer { admin, status, body } = self.admin.ask("GET", "/status")?;
+        if status != 200 {
+            bail!("{admin} answered {status}: {}", body.trim());
         }
         if self.json {
             return print::page(&format!("{body}\n"));
         }
-        print::page(&render(&serde_json::from_str(body).context("the answer is not a gateway's status")?))
+        print::page(&render(&serde_json::from_str(&body).context("the answer is not a gateway's status")?))
     }
-
-    /// Where to ask, and where the token is. The configuration is read only for what no argument says.
-    fn whom(&self) -> Result<(String, PathBuf)> {
-        if let (Some(admin), Some(file)) = (&self.admin, &self.token_file) {
-            return Ok((admin.clone(), file.clone()));
-        }
-        let gateway = config::gateway_part(&self.source)?;
-        let file = self.token_file.clone().map_or_else(|| config::token_file(&gateway), Ok)?;
-        Ok((self.admin.clone().unwrap_or(gateway.admin.listen), file))
-    }
-}
-
-/// The address in an URL, or one that stands for itself.
-fn address(url: &str) -> Result<Address> {
-    let address = url.strip_prefix("http://").unwrap_or(url);
-    let parsed = address.strip_suffix('/').unwrap_or(address).parse();
-    parsed.map_err(|error: InvalidAddress| anyhow!("the admin address is none ({error}): write http://host:port"))
 }
 
 /// A status as people read it.
@@ -93,19 +58,4 @@ fn render(status: &Status) -> String {
         page.push_str(&format!("  {:<40} {to}\n", plain(name)));
     }
     page
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_admin_address_needs_no_scheme_and_takes_only_http() {
-        for url in ["127.0.0.1:1", "http://127.0.0.1:1", "http://127.0.0.1:1/"] {
-            assert_eq!(address(url).unwrap().to_string(), "127.0.0.1:1");
-        }
-        for wrong in ["https://h:1", "http://h:1/path", "u:p@h:1", "h"] {
-            assert!(address(wrong).is_err(), "{wrong}");
-        }
-    }
 }

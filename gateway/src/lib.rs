@@ -20,6 +20,7 @@ mod identify;
 mod intake;
 mod inventory;
 pub mod json;
+pub mod keys;
 pub mod limits;
 pub mod log;
 pub mod metrics;

@@ -4,7 +4,7 @@ mod client;
 mod tutti;
 
 pub use client::{Answer, Client};
-pub use tutti::{Finished, Tutti, pool, run};
+pub use tutti::{Finished, Tutti, binary, pool, run};
 
 use std::time::{Duration, Instant};
 

@@ -39,7 +39,10 @@ const FREE: [(&str, &str); 3] = [
 ];
 
 /// The binary: the one built beside this test, built now if it is not there.
-fn binary() -> PathBuf {
+///
+/// # Panics
+/// Where it cannot be built.
+pub fn binary() -> PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     let find = || {
         if let Some(given) = std::env::var_os("TUTTI_BIN") {

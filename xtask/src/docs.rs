@@ -7,9 +7,10 @@ use anyhow::{Context, Result};
 use crate::run::root;
 
 /// The pages that are generated, and what of.
-pub(crate) fn pages() -> [(&'static str, String); 2] {
+pub(crate) fn pages() -> [(&'static str, String); 3] {
     [
         ("docs/reference/config.md", tutti_api::reference_markdown()),
+        ("docs/reference/keys.md", tutti_api::keys_reference_markdown()),
         ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),
     ]
 }

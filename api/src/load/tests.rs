@@ -462,8 +462,8 @@ proptest! {
     fn what_is_left_fits_the_types(cut in any::<prop::sample::Index>(), put in "[]a-z0-9{}:,\\[ ]{0,6}") {
         let mut text = GOOD.to_owned();
         text.insert_str(cut.index(text.len()), &put);
-        if let Some(root) = yaml::parse(&text, None, &mut Vec::new()) {
-            let left = shape::hold(&root, described(), &mut Vec::new()).value;
+        if let Some(root) = yaml::parse(&text, MAX_TEXT, None, &mut Vec::new()) {
+            let left = shape::hold(&root, described(), Quotes::Values, &mut Vec::new()).value;
             prop_assert!(serde_json::from_value::<Config>(left.clone()).is_ok(), "{}", left);
         }
     }
