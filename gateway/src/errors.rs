@@ -65,6 +65,7 @@ const fn after_ms(ms: u64) -> Option<Duration> {
 
 codes! {
     InvalidBody "invalid_body" 400 Client None, "The body is no JSON object, or says one thing to one reader and another to the next (a controlled key twice, or in another case). Mend the body.";
+    InvalidParameter "invalid_parameter" 400 Client None, "A field of the body has a value that means nothing: `error.param` and the message name it. Mend the field.";
     InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or stands twice. Mend the header.";
     InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
     ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
@@ -97,6 +98,8 @@ pub struct Failure {
     pub message: String,
     /// The methods a path takes, where that was the matter.
     pub allow: Option<&'static str>,
+    /// The field of the body that was the matter.
+    pub param: Option<&'static str>,
     /// The message quotes what a client or a replica said: it is for the client alone, and never logged.
     pub quotes: bool,
 }
@@ -104,7 +107,13 @@ pub struct Failure {
 impl Failure {
     /// A failure of this code with its message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), allow: None, quotes: false }
+        let param = matches!(code, Code::ModelNotFound | Code::ModelRequired | Code::InvalidModelName);
+        Self { code, message: message.into(), allow: None, param: param.then_some("model"), quotes: false }
+    }
+
+    /// The failure of a field whose value means nothing.
+    pub fn of(param: &'static str, message: impl Into<String>) -> Self {
+        Self { param: Some(param), ..Self::new(Code::InvalidParameter, message) }
     }
 
     /// The same with a message that quotes what a client or a replica said.
@@ -124,7 +133,7 @@ impl Failure {
                     Fault::Gateway if row.status == 429 => "rate_limit_error",
                     Fault::Gateway | Fault::Replica => "server_error",
                 },
-                "param": matches!(self.code, Code::ModelNotFound | Code::ModelRequired | Code::InvalidModelName).then_some("model"),
+                "param": self.param,
                 "code": row.name,
             } }),
         }

@@ -58,32 +58,32 @@ pub(crate) const TOO_DEEP: &str = "nesting deeper than 128 levels";
 /// [`Malformed`] for anything that is not exactly one JSON object in UTF-8 with white space around it, as soon as it
 /// is seen: members before the fault have been shown by then.
 pub fn members(text: &[u8], mut member: impl FnMut(Member)) -> Result<(), Malformed> {
-    if let Err(error) = std::str::from_utf8(text) {
-        return Err(Malformed { what: "bytes that are not UTF-8", at: error.valid_up_to() });
-    }
-    if text.starts_with("\u{feff}".as_bytes()) {
-        return Err(Malformed { what: "a byte order mark", at: 0 });
-    }
-    let mut scan = Scan { text, at: 0 };
-    scan.space();
+    let mut scan = Scan::of(text)?;
     scan.expect(b'{', "something else than an object")?;
-    scan.space();
-    if scan.peek() == Some(b'}') {
-        scan.at += 1;
-    } else {
-        loop {
-            let key = scan.key()?;
-            let start = scan.at;
-            let kind = scan.value()?;
-            member(Member { key, value: start..scan.at, kind });
-            scan.space();
-            if !scan.comma_or(b'}')? {
-                break;
-            }
-        }
-    }
-    scan.space();
-    if scan.at < text.len() { Err(scan.wrong("bytes after the object")) } else { Ok(()) }
+    scan.each(b'}', |scan| {
+        let key = scan.key()?;
+        let start = scan.at;
+        let kind = scan.value()?;
+        member(Member { key, value: start..scan.at, kind });
+        Ok(())
+    })?;
+    scan.end("bytes after the object")
+}
+
+/// Calls `item` for each item of the one array that `text` must be, in order, with its place and kind.
+///
+/// # Errors
+/// As [`members`].
+pub fn items(text: &[u8], mut item: impl FnMut(Range<usize>, Kind)) -> Result<(), Malformed> {
+    let mut scan = Scan::of(text)?;
+    scan.expect(b'[', "something else than an array")?;
+    scan.each(b']', |scan| {
+        let start = scan.at;
+        let kind = scan.value()?;
+        item(start..scan.at, kind);
+        Ok(())
+    })?;
+    scan.end("bytes after the array")
 }
 
 /// The text of a string value or key, given without its quotes; `None` where an escape names half a surrogate pair.
@@ -101,7 +101,41 @@ struct Scan<'a> {
     at: usize,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    /// Of a text in UTF-8, at its first byte that is no space.
+    fn of(text: &'a [u8]) -> Result<Self, Malformed> {
+        if let Err(error) = std::str::from_utf8(text) {
+            return Err(Malformed { what: "bytes that are not UTF-8", at: error.valid_up_to() });
+        }
+        if text.starts_with("\u{feff}".as_bytes()) {
+            return Err(Malformed { what: "a byte order mark", at: 0 });
+        }
+        let mut scan = Self { text, at: 0 };
+        scan.space();
+        Ok(scan)
+    }
+
+    /// What an object or array holds, from behind its opening to behind its `close`.
+    fn each(&mut self, close: u8, mut one: impl FnMut(&mut Self) -> Result<(), Malformed>) -> Result<(), Malformed> {
+        self.space();
+        if self.peek() == Some(close) {
+            self.at += 1;
+            return Ok(());
+        }
+        loop {
+            one(self)?;
+            self.space();
+            if !self.comma_or(close)? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn end(mut self, after: &'static str) -> Result<(), Malformed> {
+        self.space();
+        if self.at < self.text.len() { Err(self.wrong(after)) } else { Ok(()) }
+    }
+
     fn peek(&self) -> Option<u8> {
         self.text.get(self.at).copied()
     }
@@ -355,8 +389,18 @@ mod tests {
         }
 
         #[test]
+        fn shows_every_item_of_any_array(items in prop::collection::vec(any_json(), 0..6), pretty: bool) {
+            let array = Value::from(items);
+            let text = if pretty { serde_json::to_vec_pretty(&array) } else { serde_json::to_vec(&array) }.unwrap();
+            let mut seen = Vec::new();
+            super::items(&text, |range, _| seen.push(serde_json::from_slice::<Value>(&text[range]).unwrap())).unwrap();
+            prop_assert_eq!(Value::from(seen), serde_json::from_slice::<Value>(&text).unwrap());
+        }
+
+        #[test]
         fn never_panics(text in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = members(&text, |_| ());
+            let _ = items(&text, |_, _| ());
         }
     }
 
@@ -367,6 +411,7 @@ mod tests {
         assert_eq!(wrong(b"[]"), "something else than an object at byte 0");
         assert_eq!(wrong(br#"{"a":1"#), "an end in the middle at byte 6");
         assert_eq!(wrong(br#"{"a":1} x"#), "bytes after the object at byte 8");
+        assert_eq!(items(b"[1],", |_, _| ()).unwrap_err().to_string(), "bytes after the array at byte 3");
         assert_eq!(wrong(b"{\"a\":\"\xff\"}"), "bytes that are not UTF-8 at byte 6");
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
         assert!(wrong(deep.as_bytes()).starts_with("nesting deeper than 128 levels"));

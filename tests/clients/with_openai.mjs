@@ -47,11 +47,16 @@ await check("completions", async () => {
 });
 
 await check("embeddings", async () => {
-  // Left out: without a format the package asks for base64, and takes what comes for it. Ollama 0.11.4 sends numbers all
-  // the same, and the gateway passes them on: 16 zeros a text.
-  const asked = { model: "tutti-embed", input: ["资金", "积分"], encoding_format: "float" };
+  // Without a format the package asks for base64, and takes what comes for it.
+  const asked = { model: "tutti-embed", input: ["资金", "积分"] };
+  const floats = (await client.embeddings.create({ ...asked, encoding_format: "float" })).data;
+  assert.deepEqual(floats.map((item) => item.embedding.length), [64, 64]);
   const { data } = await client.embeddings.create(asked);
-  assert.deepEqual(data.map((item) => item.embedding.length), [64, 64]);
+  assert.deepEqual(data.map((item) => [...item.embedding].map(Math.fround)), floats.map((item) => item.embedding.map(Math.fround)));
+  const raw = await client.embeddings.create({ ...asked, encoding_format: "base64" });
+  assert.equal(Buffer.from(raw.data[0].embedding, "base64").readFloatLE(0), Math.fround(floats[0].embedding[0]));
+  const error = await refused(() => client.embeddings.create({ ...asked, encoding_format: "hex" }));
+  assert.deepEqual([error.status, error.code, error.param], [400, "invalid_parameter", "encoding_format"]);
 });
 
 await check("models", async () => {
@@ -89,10 +94,11 @@ await check("tools_in_a_stream", async () => {
 });
 
 await check("max_tokens", async () => {
-  // Left out: the same by its newer name, `max_completion_tokens`, which Ollama 0.11.4 does not read.
-  const asked = { model: "tutti-story", messages: user(COUNT), temperature: 0, max_tokens: 5 };
-  const answer = await client.chat.completions.create(asked);
-  assert.deepEqual([answer.usage.completion_tokens, answer.choices[0].finish_reason], [5, "length"]);
+  const asked = { model: "tutti-story", messages: user(COUNT), temperature: 0 };
+  for (const bound of [{ max_tokens: 5 }, { max_completion_tokens: 5 }, { max_tokens: 9, max_completion_tokens: 5 }]) {
+    const answer = await client.chat.completions.create({ ...asked, ...bound });
+    assert.deepEqual([answer.usage.completion_tokens, answer.choices[0].finish_reason], [5, "length"]);
+  }
 });
 
 await check("json_schema", async () => {

@@ -1,6 +1,8 @@
 """OpenAI's Python package."""
 
+import base64
 import json
+import struct
 
 import openai
 from checks import ANSWER, BASE, CALL, COMPLAINT, COUNT, TOOL, check, refused, user
@@ -50,10 +52,17 @@ def embeddings():
     texts = ["资金", "积分"]
     floats = client.embeddings.create(model="tutti-embed", input=texts, encoding_format="float").data
     assert [len(item.embedding) for item in floats] == [64, 64], floats
-    # Without a format the package asks for base64 and decodes it, or takes numbers where those come, as Ollama 0.11.4
-    # sends them for either. Left out: that base64 comes where it was asked for.
+    # Without a format the package asks for base64 and decodes it.
     default = client.embeddings.create(model="tutti-embed", input=texts).data
-    assert [item.embedding for item in default] == [item.embedding for item in floats], default
+    assert all(
+        struct.pack("<64f", *one.embedding) == struct.pack("<64f", *other.embedding)
+        for one, other in zip(default, floats, strict=True)
+    ), default
+    raw = client.embeddings.create(model="tutti-embed", input=texts, encoding_format="base64").data
+    assert base64.b64decode(raw[0].embedding) == struct.pack("<64f", *floats[0].embedding), raw
+    ask = {"model": "tutti-embed", "input": texts, "encoding_format": "hex"}
+    error = refused(openai.BadRequestError, lambda: client.embeddings.create(**ask))
+    assert (error.code, error.param) == ("invalid_parameter", "encoding_format"), error.body
 
 
 @check
@@ -89,10 +98,10 @@ def tools_in_a_stream():
 
 @check
 def max_tokens():
-    # Left out: the same by its newer name, `max_completion_tokens`, which Ollama 0.11.4 does not read.
-    asked = {"model": "tutti-story", "messages": user(COUNT), "temperature": 0, "max_tokens": 5}
-    answer = client.chat.completions.create(**asked)
-    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length"), answer
+    asked = {"model": "tutti-story", "messages": user(COUNT), "temperature": 0}
+    for bound in ({"max_tokens": 5}, {"max_completion_tokens": 5}, {"max_tokens": 9, "max_completion_tokens": 5}):
+        answer = client.chat.completions.create(**asked, **bound)
+        assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (5, "length"), (bound, answer)
 
 
 @check

@@ -145,6 +145,7 @@ fn refused() -> Vec<(&'static str, String, u16, &'static str)> {
         (format!(r#"{{"model":"m","stream":"yes",{messages}}}"#), 400, "invalid_body"),
         (format!(r#"{{"model":7,{messages}}}"#), 400, "invalid_body"),
         (format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(500), "]".repeat(500)), 400, "invalid_body"),
+        (format!(r#"{{"model":"m","max_tokens":1,"MAX_TOKENS":2,{messages}}}"#), 400, "invalid_body"),
         (format!("{{{messages}}}"), 400, "model_required"),
         (format!(r#"{{"model":"",{messages}}}"#), 400, "model_required"),
         (format!(r#"{{"model":"{}",{messages}}}"#, "x".repeat(300)), 400, "invalid_model_name"),
@@ -155,6 +156,10 @@ fn refused() -> Vec<(&'static str, String, u16, &'static str)> {
         .into_iter()
         .flat_map(|path| bodies.clone().map(|(body, status, code)| (path, body, status, code)))
         .collect();
+    let bounds = format!(r#"{{"model":"m","max_completion_tokens":"many",{messages}}}"#);
+    all.push(("/v1/chat/completions", bounds, 400, "invalid_parameter"));
+    let hex = r#"{"model":"e","input":"hi","encoding_format":"hex"}"#.to_owned();
+    all.push(("/v1/embeddings", hex, 400, "invalid_parameter"));
     for path in ["/api/pull", "/api/create", "/api/copy", "/api/push", "/api/delete", "/api/blobs/sha256:00"] {
         all.push((path, r#"{"model":"m"}"#.to_owned(), 403, "management_refused"));
     }

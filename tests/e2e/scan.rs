@@ -5,11 +5,14 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config as Cases, TestRunner};
-use tutti_gateway::classify::{self, Api};
+use tutti_api::Engine;
+use tutti_gateway::classify::{self, Api, Wanted};
 use tutti_rig::GoJson;
 
 /// The name that every accepted body is made to say.
 const ENGINE: &str = "acme/risk:v2-1a2b3c4d5e6f";
+
+const WANTED: Wanted<'_> = Wanted { model: ENGINE, engine: Engine::Ollama };
 
 /// Keys that are controlled, look so to some readers, or only nearly.
 fn key() -> impl Strategy<Value = String> {
@@ -123,7 +126,10 @@ fn what_is_accepted_says_to_go_what_it_says_to_us() {
         match classify::read(Api::OllamaChat, None, &body) {
             Ok(reading) => {
                 accepted.set(accepted.get() + 1);
-                let pieces = reading.edits(ENGINE).apply(&bytes::Bytes::from(body.clone()));
+                let pieces = {
+                    let body = bytes::Bytes::from(body.clone());
+                    reading.edits(&body, &WANTED).unwrap().apply(&body)
+                };
                 let sent: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
                 let decoded = go.borrow_mut().decode(&sent).unwrap();
                 prop_assert!(decoded.valid && decoded.decoded, "Go does not take {:?}", show(&sent));
@@ -154,6 +160,40 @@ fn what_is_accepted_says_to_go_what_it_says_to_us() {
     });
     outcome.unwrap();
     assert!(accepted.get() > 100 && refused.get() > 100, "both happen: {accepted:?} accepted, {refused:?} refused");
+}
+
+/// A bound of tokens, as somebody may write it.
+fn bound() -> impl Strategy<Value = &'static str> {
+    select(vec!["5", " 1 ", "null", "-1", "1e2", "\"5\"", "{}"])
+}
+
+#[test]
+fn the_newer_bound_of_tokens_is_the_one_that_go_reads() {
+    let go = RefCell::new(GoJson::start().unwrap());
+    let keys = select(vec!["max_tokens", "max_completion_tokens", "max\\u005ftokens", "Max_tokens", "x"]);
+    let members = proptest::collection::vec((keys.prop_map(str::to_owned), bound().prop_map(str::to_owned)), 0..4);
+    let honoured = Cell::new(0);
+    let mut runner = TestRunner::new(Cases { cases: 2000, failure_persistence: None, ..Cases::default() });
+    let outcome = runner.run(&members, |mut members| {
+        members.push(("model".to_owned(), "\"risk\"".to_owned()));
+        let body = bytes::Bytes::from(object(&members, ","));
+        let Ok(reading) = classify::read(Api::OpenAiChat, None, &body) else { return Ok(()) };
+        let before = go.borrow_mut().decode(&body).unwrap();
+        let Ok(edits) = reading.edits(&body, &WANTED) else {
+            prop_assert!(["\"5\"", "{}"].contains(&before.max_completion_tokens.as_str()), "{:?}", show(&body));
+            return Ok(());
+        };
+        let after = go.borrow_mut().decode(&edits.apply(&body).concat()).unwrap();
+        let newer = &before.max_completion_tokens;
+        let says = !["", "null"].contains(&newer.as_str());
+        honoured.set(honoured.get() + usize::from(says));
+        let expected = if says { newer } else { &before.max_tokens };
+        prop_assert_eq!(&after.max_tokens, expected, "{:?}", show(&body));
+        prop_assert_eq!(&after.model, ENGINE);
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(honoured.get() > 100, "{honoured:?} with a newer bound");
 }
 
 fn is_name(name: &str) -> bool {

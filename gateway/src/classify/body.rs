@@ -1,13 +1,9 @@
-//! What an inference body says, and the edits that make it say what the replica shall read.
+//! What an inference body says, and where.
 //!
 //! The replica's reader is Go's `encoding/json`, which folds the case of keys (also `ſ` to `s` and the Kelvin sign to
 //! `k`) and takes the last of duplicates. Whatever could be read one way here and another way there is refused.
 
-use std::ops::Range;
-
-use bytes::Bytes;
-
-use super::{Api, Edits};
+use super::Api;
 use crate::errors::{Code, Failure};
 use crate::json::{self, Kind, Member};
 use crate::limits::{self, Limit};
@@ -16,16 +12,17 @@ use crate::limits::{self, Limit};
 const MAX_MODEL_NAME: usize = 256;
 
 /// Top-level keys that the gateway reads, or that change what a replica loads. They stand at most once, spelled so.
-const CONTROLLED: [&str; 9] = [
+const CONTROLLED: [&str; 10] = [
     "model",
     "stream",
     NAME,
-    "stream_options",
-    "options",
-    "keep_alive",
-    "dimensions",
+    "encoding_format",
     "max_tokens",
     "max_completion_tokens",
+    "options",
+    "keep_alive",
+    "stream_options",
+    "dimensions",
 ];
 
 /// What `/api/show` called `model` before; Ollama's command line still does. A key as any other to the other APIs.
@@ -43,39 +40,23 @@ pub struct Facts {
     pub model: String,
     /// Whether the answer is a stream.
     pub stream: bool,
+    /// Whether vectors are wanted as base64.
+    pub base64: bool,
 }
 
-/// A body that was read: its facts, and where its model's name stands.
+/// A body that was read: its facts, and where what may be changed stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// What the body says.
     pub facts: Facts,
-    model_at: ModelAt,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum ModelAt {
-    /// This range is the value, quotes included; `plain`: it is the name in [`Facts`], without escapes.
-    Value { range: Range<usize>, plain: bool },
-    /// The body has no `model`: it is inserted here, before other members or alone.
-    Insert { at: usize, alone: bool },
-}
-
-impl Reading {
-    /// The edits that make the body name `model`, the name its replica knows it by; none where it does already.
-    pub fn edits(&self, model: &str) -> Edits {
-        let mut edits = Edits::default();
-        let quoted = || serde_json::Value::from(model).to_string();
-        match &self.model_at {
-            ModelAt::Value { plain: true, .. } if model == self.facts.model => {}
-            ModelAt::Value { range, .. } => edits.replace(range.clone(), Bytes::from(quoted())),
-            ModelAt::Insert { at, alone } => {
-                let comma = if *alone { "" } else { "," };
-                edits.replace(*at..*at, Bytes::from(format!("\"model\":{}{comma}", quoted())));
-            }
-        }
-        edits
-    }
+    /// `model`, and whether its value is the name in [`Facts`] to the letter.
+    pub(super) model: Option<(Member, bool)>,
+    pub(super) max_tokens: Option<Member>,
+    pub(super) max_completion_tokens: Option<Member>,
+    /// Where the first member stands, or would.
+    pub(super) begin: usize,
+    /// Whether the body has no member.
+    pub(super) empty: bool,
 }
 
 /// Reads `body` in one pass. `named` is the model's name from the header or the path, which goes before the body's.
@@ -83,7 +64,7 @@ impl Reading {
 /// # Errors
 /// The [`Failure`] to answer with: no JSON object, an ambiguous one, a controlled value of the wrong type, no model.
 pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Failure> {
-    let mut found: [Option<(Range<usize>, Kind)>; CONTROLLED.len()] = Default::default();
+    let mut found: [Option<Member>; CONTROLLED.len()] = Default::default();
     let mut wrong = None;
     let mut empty = true;
     let scanned = json::members(body, |member| {
@@ -101,26 +82,35 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     if let Some(failure) = wrong {
         return Err(failure);
     }
-    let [model, stream, name, ..] = found;
+    let [model, stream, name, encoding, max_tokens, max_completion_tokens, ..] = found;
     let stream = stream_of(api, stream)?;
-    let (in_body, model_at) = model_of(body, model, empty)?;
+    let base64 = api == Api::OpenAiEmbeddings && base64_of(body, encoding)?;
+    let in_body = string(body, "model", model.as_ref())?;
     let is_the_bodys = named.is_none() && in_body.is_some();
-    let model_at = match model_at {
-        ModelAt::Value { range, plain } => ModelAt::Value { range, plain: plain && is_the_bodys },
-        insert => insert,
+    let found = match named.or(in_body) {
+        None => string(body, NAME, name.as_ref())?,
+        found => found,
     };
-    let Some(model) = named.or(in_body).map_or_else(|| string(body, NAME, name), |model| Ok(Some(model)))? else {
+    let Some(name) = found else {
         return Err(Failure::new(
             Code::ModelRequired,
             "model is required: name it in the body, the path or x-tutti-model",
         ));
     };
-    check_name(&model)?;
-    Ok(Reading { facts: Facts { api, model, stream }, model_at })
+    check_name(&name)?;
+    let plain = |member: &Member| is_the_bodys && inner(body, member) == name.as_bytes();
+    Ok(Reading {
+        model: model.map(|member| (member.clone(), plain(&member))),
+        facts: Facts { api, model: name, stream, base64 },
+        max_tokens,
+        max_completion_tokens,
+        begin: body.iter().position(|byte| *byte == b'{').unwrap_or(0) + 1,
+        empty,
+    })
 }
 
 /// Keeps a controlled member; refuses one that stands twice or is spelled in another case.
-fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<(Range<usize>, Kind)>]) -> Result<(), Failure> {
+fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<Member>]) -> Result<(), Failure> {
     let raw = &body[member.key.clone()];
     if raw.len() > MAX_RAW_KEY {
         return Ok(());
@@ -135,7 +125,7 @@ fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<(Range<usize>
             format!("the key at byte {} reads as `{key}` to some and not to others: spell it so", member.key.start);
         return Err(Failure::new(Code::InvalidBody, message));
     }
-    if found[index].replace((member.value, member.kind)).is_some() {
+    if found[index].replace(member).is_some() {
         return Err(Failure::new(Code::InvalidBody, format!("`{key}` stands twice in the body")));
     }
     Ok(())
@@ -160,9 +150,9 @@ fn controlled(raw: &[u8]) -> Option<(usize, bool)> {
     Some((index, CONTROLLED[index] == key))
 }
 
-fn stream_of(api: Api, found: Option<(Range<usize>, Kind)>) -> Result<bool, Failure> {
+fn stream_of(api: Api, found: Option<Member>) -> Result<bool, Failure> {
     let Some(default) = api.streams_by_default() else { return Ok(false) };
-    match found.map(|(_, kind)| kind) {
+    match found.map(|member| member.kind) {
         None | Some(Kind::Null) => Ok(default),
         Some(Kind::True) => Ok(true),
         Some(Kind::False) => Ok(false),
@@ -170,29 +160,27 @@ fn stream_of(api: Api, found: Option<(Range<usize>, Kind)>) -> Result<bool, Fail
     }
 }
 
-fn model_of(
-    body: &[u8],
-    found: Option<(Range<usize>, Kind)>,
-    empty: bool,
-) -> Result<(Option<String>, ModelAt), Failure> {
-    match found {
-        None => {
-            let open = body.iter().position(|byte| *byte == b'{').unwrap_or(0);
-            Ok((None, ModelAt::Insert { at: open + 1, alone: empty }))
-        }
-        Some((range, kind)) => {
-            let name = string(body, "model", Some((range.clone(), kind)))?;
-            let plain = name.as_ref().is_some_and(|name| name.as_bytes() == &body[range.start + 1..range.end - 1]);
-            Ok((name, ModelAt::Value { range, plain }))
-        }
+/// Whether OpenAI's `encoding_format` wants base64; numbers are the default.
+fn base64_of(body: &[u8], found: Option<Member>) -> Result<bool, Failure> {
+    let Some(member) = found.filter(|member| member.kind != Kind::Null) else { return Ok(false) };
+    match (member.kind, json::unescape(inner(body, &member)).as_deref()) {
+        (Kind::String, Some("float")) => Ok(false),
+        (Kind::String, Some("base64")) => Ok(true),
+        _ => Err(Failure::of("encoding_format", "`encoding_format` must be \"float\" or \"base64\"")),
     }
 }
 
+/// A string's raw text between its quotes; nothing of what is no string.
+fn inner<'b>(body: &'b [u8], member: &Member) -> &'b [u8] {
+    if member.kind == Kind::String { &body[member.value.start + 1..member.value.end - 1] } else { &[] }
+}
+
 /// A string that is not empty; `None` for one that is, for null, and for what is not there.
-fn string(body: &[u8], key: &str, found: Option<(Range<usize>, Kind)>) -> Result<Option<String>, Failure> {
+fn string(body: &[u8], key: &str, found: Option<&Member>) -> Result<Option<String>, Failure> {
     match found {
-        None | Some((_, Kind::Null)) => Ok(None),
-        Some((range, Kind::String)) => json::unescape(&body[range.start + 1..range.end - 1])
+        None => Ok(None),
+        Some(member) if member.kind == Kind::Null => Ok(None),
+        Some(member) if member.kind == Kind::String => json::unescape(inner(body, member))
             .map(|text| Some(text).filter(|text| !text.is_empty()))
             .ok_or_else(|| Failure::new(Code::InvalidBody, format!("`{key}` holds half of a surrogate pair"))),
         Some(_) => Err(Failure::new(Code::InvalidBody, format!("`{key}` must be a string"))),
@@ -213,29 +201,9 @@ fn check_name(name: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
 
     fn reading(body: &str) -> Result<Reading, Failure> {
         read(Api::OllamaChat, None, body.as_bytes())
-    }
-
-    fn edited(body: &str, named: Option<&str>, to: &str) -> String {
-        let reading = read(Api::OllamaChat, named.map(str::to_owned), body.as_bytes()).unwrap();
-        let pieces = reading.edits(to).apply(&Bytes::copy_from_slice(body.as_bytes()));
-        String::from_utf8(pieces.concat()).unwrap()
-    }
-
-    #[test]
-    fn the_model_is_replaced_in_place_and_nothing_else() {
-        assert_eq!(edited(r#"{ "model" : "a" , "x":1}"#, None, "b:1"), r#"{ "model" : "b:1" , "x":1}"#);
-        assert_eq!(edited(r#"{"model":"a"}"#, None, "a"), r#"{"model":"a"}"#);
-        assert_eq!(edited(r#"{"model":"\u0061"}"#, None, "a"), r#"{"model":"a"}"#);
-        assert_eq!(edited(r#"{"model":"other"}"#, Some("a"), "a"), r#"{"model":"a"}"#);
-        assert_eq!(edited(r#"{"model":null}"#, Some("a"), "a"), r#"{"model":"a"}"#);
-        assert_eq!(edited(r#" {"x":1}"#, Some("a"), "a"), r#" {"model":"a","x":1}"#);
-        assert_eq!(edited(r"{ }", Some("a"), "a"), r#"{"model":"a" }"#);
-        assert_eq!(edited(r#"{"mod\u0065l":"x"}"#, None, "a"), r#"{"mod\u0065l":"a"}"#);
     }
 
     #[test]
@@ -263,21 +231,15 @@ mod tests {
 
     #[test]
     fn show_takes_the_name_that_was_the_models_before() {
-        let named = |body: &str| {
-            let reading = read(Api::OllamaShow, None, body.as_bytes())?;
-            let pieces = reading.edits("engine").apply(&Bytes::copy_from_slice(body.as_bytes()));
-            Ok::<_, Failure>((reading.facts.model, String::from_utf8(pieces.concat()).unwrap()))
-        };
-        let both = |model: &str, body: &str| (model.to_owned(), body.to_owned());
-        let cases = [
-            (r#"{"model":"","name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
-            (r#"{"model":null,"name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
-            (r#"{"name":"a"}"#, both("a", r#"{"model":"engine","name":"a"}"#)),
-            (r#"{"model":"b","name":"a"}"#, both("b", r#"{"model":"engine","name":"a"}"#)),
-            (r#"{"model":"b","name":null}"#, both("b", r#"{"model":"engine","name":null}"#)),
-        ];
-        for (body, expected) in cases {
-            assert_eq!(named(body).unwrap(), expected, "{body}");
+        let named = |body: &str| read(Api::OllamaShow, None, body.as_bytes()).map(|reading| reading.facts.model);
+        for (body, name) in [
+            (r#"{"model":"","name":"a"}"#, "a"),
+            (r#"{"model":null,"name":"a"}"#, "a"),
+            (r#"{"name":"a"}"#, "a"),
+            (r#"{"model":"b","name":"a"}"#, "b"),
+            (r#"{"model":"b","name":null}"#, "b"),
+        ] {
+            assert_eq!(named(body).unwrap(), name, "{body}");
         }
         for (body, code) in [
             (r#"{"name":"a","Name":"b"}"#, Code::InvalidBody),
@@ -292,6 +254,24 @@ mod tests {
     }
 
     #[test]
+    fn vectors_come_as_numbers_or_as_base64() {
+        let base64 = |value: &str| {
+            let body = format!(r#"{{"model":"a","encoding_format":{value}}}"#);
+            read(Api::OpenAiEmbeddings, None, body.as_bytes()).map(|reading| reading.facts.base64)
+        };
+        for (value, expected) in
+            [("null", false), (r#""float""#, false), (r#""base64""#, true), (r#""base\u00364""#, true)]
+        {
+            assert_eq!(base64(value).unwrap(), expected, "{value}");
+        }
+        for value in [r#""Base64""#, r#""""#, "1", "true", "[]", r#""\ud800""#] {
+            let failure = base64(value).unwrap_err();
+            assert_eq!((failure.code, failure.param), (Code::InvalidParameter, Some("encoding_format")), "{value}");
+        }
+        assert!(reading(r#"{"model":"a","encoding_format":1}"#).is_ok(), "another API's own");
+    }
+
+    #[test]
     fn stream_has_the_default_of_its_api() {
         let stream = |api, body: &str| read(api, None, body.as_bytes()).unwrap().facts.stream;
         assert!(stream(Api::OllamaChat, r#"{"model":"a"}"#));
@@ -300,27 +280,5 @@ mod tests {
         let late = format!(r#"{{"model":"a","prompt":"{}","stream":true}}"#, "x".repeat(1 << 20));
         assert!(stream(Api::OpenAiChat, &late));
         assert!(!stream(Api::OllamaEmbed, r#"{"model":"a","stream":true}"#));
-    }
-
-    proptest! {
-        /// After the edits a reader that takes the last of duplicates finds the model that was asked for, and all else
-        /// as it was.
-        #[test]
-        fn edits_change_the_model_alone(mut rest in prop::collection::btree_map("[a-z_\u{17f}\u{212a}\"\\\\]{0,12}", any::<i32>(), 0..5),
-            model in prop::option::of(any::<String>()), to in "[a-z:/.-]{1,20}") {
-            rest.retain(|key, _| controlled(serde_json::to_string(key).unwrap().trim_matches('"').as_bytes()).is_none());
-            let mut object = json!(rest);
-            if let Some(model) = &model {
-                object["model"] = json!(model);
-            }
-            let text = object.to_string();
-            let Ok(reading) = read(Api::OllamaChat, Some("named".into()), text.as_bytes()) else {
-                return Err(TestCaseError::fail(text));
-            };
-            let pieces = reading.edits(&to).apply(&Bytes::from(text.clone()));
-            let read_again: Value = serde_json::from_slice(&pieces.concat()).unwrap();
-            object["model"] = json!(to);
-            prop_assert_eq!(read_again, object);
-        }
     }
 }

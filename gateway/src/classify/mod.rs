@@ -5,7 +5,9 @@
 mod api;
 mod body;
 mod edits;
+mod rewrite;
 
 pub use api::{Api, Ask, Dialect, ask, methods};
 pub use body::{Facts, Reading, read};
 pub use edits::Edits;
+pub use rewrite::Wanted;

@@ -4,6 +4,7 @@ mod body;
 mod event;
 mod line;
 mod outgoing;
+mod vectors;
 mod watch;
 
 pub use body::ResponseBody;
@@ -11,4 +12,5 @@ pub(crate) use body::{Idle, Streaming, collect};
 pub use event::{Framing, Usage};
 pub(crate) use line::{Line, NoHead, sweep};
 pub(crate) use outgoing::Outgoing;
+pub(crate) use vectors::in_base64;
 pub(crate) use watch::{Broken, Watch};

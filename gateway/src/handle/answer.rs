@@ -9,7 +9,7 @@ use super::head::{PASSED_BACK, header};
 use crate::budget::Room;
 use crate::classify::Api;
 use crate::errors::{Code, Failure};
-use crate::exchange::{Framing, Idle, Line, ResponseBody, Streaming, Watch, collect};
+use crate::exchange::{Framing, Idle, Line, ResponseBody, Streaming, Watch, collect, in_base64};
 use crate::replica::Replica;
 use crate::settle::Settlement;
 use crate::table::Route;
@@ -82,7 +82,10 @@ impl Attempt<'_> {
         let body = match self.reading.facts.api {
             _ if !success => body,
             Api::OllamaShow => self.shown(route, body),
-            _ => watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?,
+            _ => {
+                let body = watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?;
+                if self.reading.facts.base64 { in_base64(body) } else { body }
+            }
         };
         settlement.counted(watch.usage());
         settlement.replica_done();

@@ -12,7 +12,7 @@ use tutti_api::Engine;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
-use crate::classify::{Dialect, Reading};
+use crate::classify::{Dialect, Reading, Wanted};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Event;
@@ -87,7 +87,7 @@ impl Attempt<'_> {
     /// Sends the request and waits for the answer's head. `None`: nothing came of it, and it may be tried once more.
     pub(super) async fn exchange(&mut self, route: &Route, settlement: &Settlement) -> Result<Option<Answer>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
-        let request = self.request(route, &replica, settlement);
+        let request = self.request(route, &replica, settlement)?;
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
         let send = Line::send(&replica, request, route.pool.connect);
         let sent = tokio::time::timeout(route.pool.first_byte, send).await;
@@ -105,9 +105,18 @@ impl Attempt<'_> {
     }
 
     /// The request as the replica gets it: its own Host, and of the client's headers only what is on the list.
-    pub(super) fn request(&self, route: &Route, replica: &Replica, settlement: &Settlement) -> Request<Outgoing> {
-        let engine_name = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
-        let mut request = Request::new(Outgoing::new(self.reading.edits(engine_name).apply(self.body)));
+    ///
+    /// # Errors
+    /// The body cannot be made to say what this replica shall read.
+    pub(super) fn request(
+        &self,
+        route: &Route,
+        replica: &Replica,
+        settlement: &Settlement,
+    ) -> Result<Request<Outgoing>, Failure> {
+        let model = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
+        let edits = self.reading.edits(self.body, &Wanted { model, engine: route.pool.engine })?;
+        let mut request = Request::new(Outgoing::new(edits.apply(self.body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());
         let headers = request.headers_mut();
@@ -119,7 +128,7 @@ impl Attempt<'_> {
                 headers.insert(name, value.clone());
             }
         }
-        request
+        Ok(request)
     }
 }
 

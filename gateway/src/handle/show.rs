@@ -37,7 +37,7 @@ impl Attempt<'_> {
         let mut failure = Failure::new(Code::NoReplica, "the pool has no replica for this model");
         for replica in replicas {
             settlement.asks(&replica);
-            let request = self.request(&route, &replica, settlement);
+            let request = self.request(&route, &replica, settlement)?;
             let sent = tokio::time::timeout(WITHIN, Line::send(&replica, request, route.pool.connect)).await;
             failure = match sent {
                 Ok(Ok(answer)) => return self.answer(&route, answer, settlement, budget).await,

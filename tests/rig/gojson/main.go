@@ -15,8 +15,12 @@ import (
 // The members that decide where a request goes and how it is answered, with the types that Ollama's api.ChatRequest
 // and openai.ChatCompletionRequest give them.
 type request struct {
-	Model  string `json:"model"`
-	Stream *bool  `json:"stream"`
+	Model               string          `json:"model"`
+	Stream              *bool           `json:"stream"`
+	MaxTokens           json.RawMessage `json:"max_tokens"`
+	MaxCompletionTokens json.RawMessage `json:"max_completion_tokens"`
+	KeepAlive           json.RawMessage `json:"keep_alive"`
+	Options             json.RawMessage `json:"options"`
 }
 
 type answer struct {
@@ -24,6 +28,11 @@ type answer struct {
 	Valid   bool   `json:"valid"`
 	Model   string `json:"model"`
 	Stream  *bool  `json:"stream"`
+	// As they are written.
+	MaxTokens           string            `json:"max_tokens"`
+	MaxCompletionTokens string            `json:"max_completion_tokens"`
+	KeepAlive           string            `json:"keep_alive"`
+	Options             map[string]string `json:"options"`
 }
 
 func main() {
@@ -51,10 +60,21 @@ func respond(line []byte) error {
 	var read request
 	// As gin's ShouldBindJSON does it: one value is decoded, what follows it is left.
 	err := json.NewDecoder(bytes.NewReader(body)).Decode(&read)
+	// What Ollama decodes as a map[string]any: keys keep their case. Whether it is one at all is not asked here.
+	var options map[string]json.RawMessage
+	_ = json.Unmarshal(read.Options, &options)
+	written := make(map[string]string, len(options))
+	for key, value := range options {
+		written[key] = string(value)
+	}
 	return json.NewEncoder(os.Stdout).Encode(answer{
-		Decoded: err == nil,
-		Valid:   json.Valid(body),
-		Model:   read.Model,
-		Stream:  read.Stream,
+		Decoded:             err == nil,
+		Valid:               json.Valid(body),
+		Model:               read.Model,
+		Stream:              read.Stream,
+		MaxTokens:           string(read.MaxTokens),
+		MaxCompletionTokens: string(read.MaxCompletionTokens),
+		KeepAlive:           string(read.KeepAlive),
+		Options:             written,
 	})
 }

@@ -1,5 +1,6 @@
 //! Go's JSON decoder, the one that Ollama reads a body with, as an oracle.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -24,6 +25,14 @@ pub struct Decoded {
     pub model: String,
     /// `stream`; absent if no member says it.
     pub stream: Option<bool>,
+    /// `max_tokens` as it is written; empty if no member says it.
+    pub max_tokens: String,
+    /// `max_completion_tokens` as it is written; empty if no member says it.
+    pub max_completion_tokens: String,
+    /// `keep_alive` as it is written; empty if no member says it.
+    pub keep_alive: String,
+    /// `options`, as a map whose keys keep their case, to values as they are written; empty if it is no object.
+    pub options: BTreeMap<String, String>,
 }
 
 /// The oracle's process.

@@ -1,0 +1,166 @@
+//! The edits that make a body say what its replica shall read.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use tutti_api::Engine;
+
+use super::{Api, Edits, Reading};
+use crate::errors::Failure;
+use crate::json::{Kind, Member};
+
+/// What a body shall say.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The name that the replica knows the model by.
+    pub model: &'a str,
+    /// What the replica speaks.
+    pub engine: Engine,
+}
+
+impl Reading {
+    /// The edits that make the body say what is wanted; none where it does already. `body` is what was read.
+    ///
+    /// # Errors
+    /// A value that is needed and is of the wrong type.
+    pub fn edits(&self, body: &Bytes, wanted: &Wanted<'_>) -> Result<Edits, Failure> {
+        let mut edits = Edits::default();
+        let mut missing = String::new();
+        match &self.model {
+            Some((_, true)) if wanted.model == self.facts.model => {}
+            Some((member, _)) => edits.replace(member.value.clone(), quoted(wanted.model).into()),
+            None => insert(&mut missing, "model", &quoted(wanted.model)),
+        }
+        if let Some(newer) = &self.max_completion_tokens {
+            self.max_tokens(body, newer, wanted, &mut edits)?;
+        }
+        if !missing.is_empty() {
+            if self.empty {
+                missing.pop(); // its last comma
+            }
+            edits.replace(self.begin..self.begin, missing.into());
+        }
+        Ok(edits)
+    }
+
+    /// Ollama reads `max_tokens` alone. OpenAI calls that deprecated: the newer name goes before it.
+    fn max_tokens(&self, body: &Bytes, newer: &Member, wanted: &Wanted<'_>, edits: &mut Edits) -> Result<(), Failure> {
+        if self.facts.api != Api::OpenAiChat || wanted.engine != Engine::Ollama || newer.kind == Kind::Null {
+            return Ok(());
+        }
+        if newer.kind != Kind::Number {
+            return Err(Failure::of("max_completion_tokens", "`max_completion_tokens` must be a whole number"));
+        }
+        match &self.max_tokens {
+            None => edits.replace(newer.key.clone(), Bytes::from_static(b"max_tokens")),
+            Some(older) => edits.replace(older.value.clone(), body.slice(newer.value.clone())),
+        }
+        Ok(())
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+/// Adds a member and a comma.
+fn insert(members: &mut String, key: &str, value: &str) {
+    let _ = write!(members, "\"{key}\":{value},"); // a string takes all
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+    use crate::classify::read;
+    use crate::errors::Code;
+
+    fn edited(api: Api, body: &str, named: Option<&str>, model: &str) -> Result<String, Failure> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let reading = read(api, named.map(str::to_owned), &body)?;
+        let edits = reading.edits(&body, &Wanted { model, engine: Engine::Ollama })?;
+        Ok(String::from_utf8(edits.apply(&body).concat()).unwrap())
+    }
+
+    #[test]
+    fn the_model_is_replaced_in_place_and_nothing_else() {
+        let edited = |body, named, to| edited(Api::OllamaChat, body, named, to).unwrap();
+        assert_eq!(edited(r#"{ "model" : "a" , "x":1}"#, None, "b:1"), r#"{ "model" : "b:1" , "x":1}"#);
+        assert_eq!(edited(r#"{"model":"a"}"#, None, "a"), r#"{"model":"a"}"#);
+        assert_eq!(edited(r#"{"model":"\u0061"}"#, None, "a"), r#"{"model":"a"}"#);
+        assert_eq!(edited(r#"{"model":"other"}"#, Some("a"), "a"), r#"{"model":"a"}"#);
+        assert_eq!(edited(r#"{"model":null}"#, Some("a"), "a"), r#"{"model":"a"}"#);
+        assert_eq!(edited(r#" {"x":1}"#, Some("a"), "a"), r#" {"model":"a","x":1}"#);
+        assert_eq!(edited(r"{ }", Some("a"), "a"), r#"{"model":"a" }"#);
+        assert_eq!(edited(r#"{"mod\u0065l":"x"}"#, None, "a"), r#"{"mod\u0065l":"a"}"#);
+    }
+
+    #[test]
+    fn show_names_the_model_whatever_it_was_called() {
+        let edited = |body| edited(Api::OllamaShow, body, None, "engine").unwrap();
+        assert_eq!(edited(r#"{"model":"","name":"a"}"#), r#"{"model":"engine","name":"a"}"#);
+        assert_eq!(edited(r#"{"name":"engine"}"#), r#"{"model":"engine","name":"engine"}"#);
+    }
+
+    #[test]
+    fn the_newer_bound_of_tokens_goes_before_the_older_one() {
+        let edited = |fields: &str| {
+            let body = format!(r#"{{"model":"a",{fields}}}"#);
+            let edited = edited(Api::OpenAiChat, &body, None, "a")?;
+            Ok::<_, Failure>(edited.replace(r#"{"model":"a","#, "").trim_end_matches('}').to_owned())
+        };
+        for (fields, expected) in [
+            (r#""max_completion_tokens":5"#, r#""max_tokens":5"#),
+            (r#""max_completion\u005ftokens" : 5"#, r#""max_tokens" : 5"#),
+            (r#""max_tokens":7,"max_completion_tokens":5"#, r#""max_tokens":5,"max_completion_tokens":5"#),
+            (r#""max_completion_tokens":5,"max_tokens":null"#, r#""max_completion_tokens":5,"max_tokens":5"#),
+            (r#""max_completion_tokens":null,"max_tokens":7"#, r#""max_completion_tokens":null,"max_tokens":7"#),
+        ] {
+            assert_eq!(edited(fields).unwrap(), expected);
+        }
+        let failure = edited(r#""max_completion_tokens":"5""#).unwrap_err();
+        assert_eq!((failure.code, failure.param), (Code::InvalidParameter, Some("max_completion_tokens")));
+    }
+
+    #[test]
+    fn an_openai_server_reads_both_bounds_itself() {
+        let body = Bytes::from_static(br#"{"model":"a","max_completion_tokens":5,"max_tokens":7}"#);
+        let reading = read(Api::OpenAiChat, None, &body).unwrap();
+        let wanted = Wanted { model: "a", engine: Engine::Openai };
+        assert_eq!(reading.edits(&body, &wanted).unwrap(), Edits::default());
+    }
+
+    proptest! {
+        /// After the edits a reader that takes the last of duplicates finds what was wanted, and all else as it was.
+        #[test]
+        fn edits_change_what_is_wanted_alone(
+            rest in prop::collection::btree_map("[a-z_\u{17f}\u{212a}\"\\\\]{0,12}", any::<i32>(), 0..5),
+            model in prop::option::of(any::<String>()), to in "[a-z:/.-]{1,20}",
+            older in prop::option::of(prop::option::of(any::<u32>())),
+            newer in prop::option::of(prop::option::of(any::<u32>())),
+            api in prop::sample::select(Api::ALL)) {
+            let mut object = json!(rest);
+            let fields = [("model", json!(model), model.is_some()), ("max_tokens", json!(older), older.is_some()),
+                ("max_completion_tokens", json!(newer), newer.is_some())];
+            for (key, value, _) in fields.into_iter().filter(|(.., there)| *there) {
+                object[key] = value;
+            }
+            let body = Bytes::from(object.to_string());
+            // A key that only nearly is one that counts may have been made: then it is refused.
+            let Ok(reading) = read(api, Some("named".into()), &body) else { return Ok(()) };
+            let edits = reading.edits(&body, &Wanted { model: &to, engine: Engine::Ollama }).unwrap();
+            let mut after: Map<String, Value> = serde_json::from_slice(&edits.apply(&body).concat()).unwrap();
+            prop_assert_eq!(after.remove("model"), Some(json!(to)));
+            let mut before = object.as_object().unwrap().clone();
+            before.remove("model");
+            if let Some(Some(bound)) = newer.filter(|_| api == Api::OpenAiChat) {
+                prop_assert_eq!(after.remove("max_tokens"), Some(json!(bound)));
+                after.remove("max_completion_tokens");
+                before.retain(|key, _| key != "max_tokens" && key != "max_completion_tokens");
+            }
+            prop_assert_eq!(after, before);
+        }
+    }
+}
