@@ -122,7 +122,8 @@ pub struct LimitsSpec {
     pub body_timeout: HumanDuration,
     /// How long a client may take nothing of its answer.
     pub write_stall: HumanDuration,
-    /// Models that metrics tell apart; others are counted together, as `(other)`. Unit: values of the label `model`.
+    /// So many tenants, and so many models that only replicas name (`expose: all`), have series of their own in the
+    /// metrics; what comes beyond is counted together, as `(other)`. Unit: names.
     #[schemars(range(min = 1))]
     pub label_values: u32,
 }
@@ -138,7 +139,7 @@ impl Default for LimitsSpec {
             body_pause: HumanDuration::from_secs(30),
             body_timeout: HumanDuration::from_secs(600),
             write_stall: HumanDuration::from_secs(120),
-            label_values: 500,
+            label_values: 100,
         }
     }
 }

@@ -3,14 +3,9 @@
 //! Counted in the whole process, in atomics that are written only where somebody has gone too far: nothing of it is on
 //! the way of a request that keeps within.
 
-use std::fmt;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 
 macro_rules! limits {
     ($($limit:ident $name:literal, $about:literal;)*) => {
@@ -18,8 +13,8 @@ macro_rules! limits {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Limit { $(#[doc = $about] $limit,)* }
 
-        /// The labels.
-        const NAMES: &[&str] = &[$($name,)*];
+        /// The labels, and what each says.
+        pub(crate) const ALL: &[(&str, &str)] = &[$(($name, $about),)*];
     };
 }
 
@@ -38,27 +33,20 @@ limits! {
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
     Queue "queue", "A request that found `queue.size` others waiting.";
-    LabelValues "label_values", "A model beyond `gateway.limits.labelValues`, counted as `(other)`.";
+    LabelValues "label_values", "A model or tenant beyond `gateway.limits.labelValues`, counted as `(other)`; once a core and API.";
 }
 
-static HITS: [AtomicU64; NAMES.len()] = [const { AtomicU64::new(0) }; NAMES.len()];
+static HITS: [AtomicU64; ALL.len()] = [const { AtomicU64::new(0) }; ALL.len()];
 
 /// Counts one who ran into it.
 pub fn hit(limit: Limit) {
     HITS[limit as usize].fetch_add(1, Relaxed);
 }
 
-/// Writes `tutti_limit_hits`, every limit from the beginning: an alert on the rise of one needs its zero.
-///
-/// # Errors
-/// Where the encoder refuses a name or label, which none of these is.
-pub(crate) fn encode(encoder: &mut DescriptorEncoder) -> Result<(), fmt::Error> {
-    let help = "Who ran into a limit, by the limit";
-    let mut family = encoder.encode_descriptor("tutti_limit_hits", help, None, MetricType::Counter)?;
-    for (name, hits) in NAMES.iter().zip(&HITS) {
-        ConstCounter::new(hits.load(Relaxed)).encode(family.encode_family(&[("limit", *name)])?)?;
-    }
-    Ok(())
+/// Every limit's label, and how often somebody ran into it, those of none included: an alert on the rise of one needs
+/// its zero.
+pub(crate) fn hits() -> impl Iterator<Item = (&'static str, u64)> {
+    ALL.iter().zip(&HITS).map(|((name, _), hits)| (*name, hits.load(Relaxed)))
 }
 
 /// Keeps a line that strangers can bring about from filling the log.
@@ -111,8 +99,8 @@ mod tests {
 
     #[test]
     fn each_limit_has_a_label_of_its_own() {
-        let distinct: std::collections::HashSet<_> = NAMES.iter().collect();
-        assert_eq!(distinct.len(), NAMES.len());
-        assert_eq!(NAMES[Limit::LabelValues as usize], "label_values");
+        let distinct: std::collections::HashSet<_> = ALL.iter().map(|(name, _)| name).collect();
+        assert_eq!(distinct.len(), ALL.len());
+        assert_eq!(ALL[Limit::LabelValues as usize].0, "label_values");
     }
 }

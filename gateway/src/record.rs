@@ -66,6 +66,8 @@ pub struct Record {
     pub queued: Duration,
     /// From the head's arrival to the first byte of the answer's body.
     pub first_byte: Option<Duration>,
+    /// From the head's arrival to the last event of the answer, where it was a stream and came to its end.
+    pub last_byte: Option<Duration>,
     /// Tokens.
     pub usage: Usage,
     /// How often it was sent again.

@@ -18,13 +18,15 @@ type ReplicaKey = (Box<str>, Engine, ReplicaUrl, Option<PathBuf>);
 #[derive(Debug, PartialEq, Eq)]
 pub struct Served {
     /// Tells these apart in this process; from 1.
-    pub number: u32,
+    pub number: u64,
     /// The model's name.
     pub model: Box<str>,
     /// The revision's name.
     pub revision: Box<str>,
     /// The pool's name.
     pub pool: Box<str>,
+    /// OpenTelemetry's `gen_ai.provider.name` of the pool's engine.
+    pub provider: &'static str,
 }
 
 /// What a table refers to.
@@ -50,8 +52,9 @@ pub struct Registry {
     owners: HashMap<Box<str>, Weak<Owner>>,
     /// By canonical engine name and replicas; with the number of slots each replica has.
     targets: HashMap<TargetKey, (Arc<Target>, u16)>,
-    /// By model, revision and pool.
-    served: HashMap<[Box<str>; 3], Arc<Served>>,
+    /// By model, revision and pool, and what the engine is called.
+    served: HashMap<([Box<str>; 3], &'static str), Weak<Served>>,
+    last_served: u64,
 }
 
 impl Registry {
@@ -101,12 +104,21 @@ impl Registry {
         target.0.clone()
     }
 
-    /// What logs and metrics call a revision. A name gets its number once and keeps it.
-    pub fn served(&mut self, model: &str, revision: &str, pool: &str) -> Arc<Served> {
-        let number = u32::try_from(self.served.len() + 1).unwrap_or(u32::MAX);
-        let key: [Box<str>; 3] = [model.into(), revision.into(), pool.into()];
-        let [model, revision, pool] = key.clone();
-        self.served.entry(key).or_insert_with(|| Arc::new(Served { number, model, revision, pool })).clone()
+    /// What logs and metrics call a revision on a pool of this engine; the same again while anybody knows it.
+    pub fn served(&mut self, model: &str, revision: &str, pool: &str, engine: Engine) -> Arc<Served> {
+        let provider = match engine {
+            Engine::Ollama => "ollama",
+            Engine::Openai => "openai",
+        };
+        let key = ([model.into(), revision.into(), pool.into()], provider);
+        if let Some(known) = self.served.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        self.last_served += 1;
+        let [model, revision, pool] = key.0.clone();
+        let new = Arc::new(Served { number: self.last_served, model, revision, pool, provider });
+        self.served.insert(key, Arc::downgrade(&new));
+        new
     }
 
     /// Makes a table the one that counts: first no slot can be taken by choices from an older one, then `swap` shows
@@ -133,6 +145,7 @@ impl Registry {
         self.owners.retain(|_, owner| owner.strong_count() > 0);
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
         self.credentials.retain(|_, credential| credential.strong_count() > 0);
+        self.served.retain(|_, served| served.strong_count() > 0);
     }
 }
 

@@ -101,6 +101,11 @@ impl Replica {
         slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.upgrade()?))).collect()
     }
 
+    /// Requests it works on.
+    pub fn in_flight(&self) -> u32 {
+        self.all_slots().iter().map(|(_, slots)| u32::from(slots.view().in_flight)).sum()
+    }
+
     /// The engine's version, once it has told it.
     pub fn version(&self) -> Option<String> {
         self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()

@@ -46,6 +46,7 @@ impl Settlement {
                 sent: 0,
                 queued: Duration::ZERO,
                 first_byte: None,
+                last_byte: None,
                 usage: Usage::default(),
                 retries: 0,
             },
@@ -100,6 +101,14 @@ impl Settlement {
     /// The replica has ended its part: its slot is free, however slowly the client reads.
     pub(crate) fn replica_done(&mut self) {
         self.permit = None;
+    }
+
+    /// The replica's stream has come to its end.
+    pub(crate) fn stream_done(&mut self) {
+        if self.record.last_byte.is_none() {
+            self.record.last_byte = Some(self.record.started.elapsed());
+        }
+        self.replica_done();
     }
 
     /// The request ends with this failure.

@@ -50,8 +50,8 @@ pub struct Shared {
 impl Shared {
     /// Of a gateway that starts with this table; called on the control thread's runtime.
     pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
-        let metrics = Arc::<Metrics>::default();
-        metrics.bound_models(table.config.gateway.limits.label_values);
+        let metrics: Arc<Metrics> = Arc::default();
+        metrics.set_limit(table.config.gateway.limits.label_values);
         Arc::new(Self {
             started: table.config.clone(),
             table: ArcSwap::new(table),
@@ -77,7 +77,7 @@ impl Shared {
 
     /// Shows another table to all.
     pub(crate) fn swap(&self, table: Arc<Table>) {
-        self.metrics.bound_models(table.config.gateway.limits.label_values);
+        self.metrics.set_limit(table.config.gateway.limits.label_values);
         self.table.store(table);
     }
 

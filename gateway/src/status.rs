@@ -1,20 +1,11 @@
-//! What a gateway says of itself: metrics for Prometheus, a status for people.
+//! What a gateway says of itself to people.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
-use crate::limits;
-use crate::log;
 use crate::shared::{Reloaded, Shared};
 use crate::table::Table;
 
@@ -113,7 +104,7 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
         url: replica.url.to_string(),
         version: replica.version(),
         reachable: replica.reachable(),
-        in_flight: replica.all_slots().iter().map(|(_, slots)| u32::from(slots.view().in_flight)).sum(),
+        in_flight: replica.in_flight(),
     };
     table
         .pools
@@ -124,113 +115,6 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
             replicas: pool.replicas.iter().map(|of| replica(of)).collect(),
         })
         .collect()
-}
-
-/// All metrics, in the OpenMetrics text format.
-///
-/// # Errors
-/// Where the encoder refuses a name or label, which no input can bring about.
-pub fn metrics(shared: &Shared) -> Result<String, fmt::Error> {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(shared.metrics.clone()));
-    registry.register_collector(Box::new(Gauges::of(shared)));
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry)?;
-    Ok(text)
-}
-
-/// The present state, read once for a scrape.
-#[derive(Debug)]
-struct Gauges {
-    status: Status,
-    buffered: usize,
-    refused_heads: u64,
-    dropped: u64,
-}
-
-impl Gauges {
-    fn of(shared: &Shared) -> Self {
-        Self {
-            status: Status::of(shared),
-            buffered: shared.budget.used(),
-            refused_heads: shared.refused_heads.load(Relaxed),
-            dropped: log::dropped(),
-        }
-    }
-}
-
-impl Collector for Gauges {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let status = &self.status;
-        let gauges = [
-            ("tutti_connections", "Connections of clients that are open", status.connections as i64),
-            ("tutti_config_generation", "The generation of the table in force", i64::from(status.generation)),
-            (
-                "tutti_config_last_reload_successful",
-                "1 where the last change of the configuration was taken up",
-                i64::from(status.reload.error.is_none()),
-            ),
-            (
-                "tutti_config_last_reload_seconds",
-                "When the configuration last changed or was refused, in Unix time",
-                status.reload.at,
-            ),
-            (
-                "tutti_buffered_body_bytes",
-                "Bytes of request bodies and of whole answers in memory",
-                self.buffered as i64,
-            ),
-        ];
-        for (name, help, value) in gauges {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
-        }
-        for (name, help, value) in [
-            (
-                "tutti_heads_refused",
-                "Heads of requests that were no HTTP or longer than limits.header; no request, so neither in the log nor in tutti_requests",
-                self.refused_heads,
-            ),
-            ("tutti_log_lines_dropped", "Log lines that could not be written in time", self.dropped),
-        ] {
-            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
-        }
-        limits::encode(&mut encoder)?;
-        let mut queued = encoder.encode_descriptor(
-            "tutti_requests_queued",
-            "Requests that wait for a slot",
-            None,
-            MetricType::Gauge,
-        )?;
-        for pool in &status.pools {
-            ConstGauge::new(pool.queued as i64).encode(queued.encode_family(&[("pool", &*pool.name)])?)?;
-        }
-        let mut in_flight = encoder.encode_descriptor(
-            "tutti_requests_in_flight",
-            "Requests that a replica works on",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (labels, replica) in replicas(status) {
-            ConstGauge::new(i64::from(replica.in_flight)).encode(in_flight.encode_family(&labels)?)?;
-        }
-        let mut up = encoder.encode_descriptor(
-            "tutti_replica_reachable",
-            "1 where the replica could be reached the last time",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (labels, replica) in replicas(status) {
-            ConstGauge::new(i64::from(replica.reachable)).encode(up.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
-fn replicas(status: &Status) -> impl Iterator<Item = ([(&'static str, &str); 2], &ReplicaStatus)> {
-    status.pools.iter().flat_map(|pool| {
-        pool.replicas.iter().map(|replica| ([("pool", &*pool.name), ("replica", &*replica.url)], replica))
-    })
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ impl Table {
                 .collect();
             let replicas = if having.is_empty() { pool.replicas.clone() } else { having };
             let route = Arc::new(Route {
-                served: registry.served(&model.name, &revision.name, &pool.name),
+                served: registry.served(&model.name, &revision.name, &pool.name, spec.engine),
                 target: registry.target(&replicas, upstream, generation, limit(spec)),
                 entry: entry(catalog, &pool.replicas, upstream),
                 engine_name: Some(upstream.into()),
@@ -161,7 +161,7 @@ impl Table {
             let replicas: Vec<_> =
                 pool.replicas.iter().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
             let route = Arc::new(Route {
-                served: registry.served(name, "", &pool.name),
+                served: registry.served(name, "", &pool.name, spec.engine),
                 target: registry.target(&replicas, &key, self.generation, limit(spec)),
                 pool: pool.clone(),
                 // An Ollama folds names as they are folded here; others want them to the letter.

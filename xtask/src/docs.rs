@@ -7,11 +7,12 @@ use anyhow::{Context, Result};
 use crate::run::root;
 
 /// The pages that are generated, and what of.
-pub(crate) fn pages() -> [(&'static str, String); 3] {
-    [
+pub(crate) fn pages() -> Vec<(&'static str, String)> {
+    vec![
         ("docs/reference/config.md", tutti_api::reference_markdown()),
         ("docs/reference/keys.md", tutti_api::keys_reference_markdown()),
         ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),
+        ("docs/reference/metrics.md", tutti_gateway::metrics::reference_markdown()),
     ]
 }
 

@@ -178,7 +178,7 @@ impl Streaming {
             if let Some(settlement) = settlement.as_deref_mut() {
                 settlement.counted(self.watch.usage());
                 if self.ended || self.watch.is_done() {
-                    settlement.replica_done();
+                    settlement.stream_done();
                 }
             }
             if let Some(last) = bytes.last() {

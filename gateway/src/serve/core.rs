@@ -118,6 +118,7 @@ async fn tick() {
     loop {
         tick.tick().await;
         log::flush();
+        metrics::tidy();
         exchange::sweep(Instant::now());
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 
 use super::socket::Socket;
 use crate::limits::{self, Limit};
+use crate::metrics::{self, Format};
 use crate::shared::Shared;
 use crate::status;
 
@@ -57,8 +58,8 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
             };
             let (page, shared) = (page.clone(), shared.clone());
             let service = service_fn(move |request| {
-                let response = respond(&page, &shared, &request);
-                async { Ok::<_, Infallible>(response) }
+                let response = respond(page.clone(), shared.clone(), request);
+                async { Ok::<_, Infallible>(response.await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -74,27 +75,36 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
     });
 }
 
-fn respond(page: &Page, shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn respond(page: Page, shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return text(StatusCode::METHOD_NOT_ALLOWED, "GET, please\n");
     }
-    match (page, request.uri().path()) {
+    match (&page, request.uri().path()) {
         (_, "/healthz") => text(StatusCode::OK, "ok\n"),
         (_, "/readyz") if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (_, "/readyz") => text(StatusCode::OK, "ready\n"),
-        (Page::Ops, "/metrics") => match status::metrics(shared) {
-            Ok(metrics) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
-            Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        },
-        (Page::Admin { token }, path) if !authorized(request, token) => {
+        (Page::Ops, "/metrics") => printed(shared, request.headers()).await,
+        (Page::Admin { token }, path) if !authorized(&request, token) => {
             let mut response = text(StatusCode::UNAUTHORIZED, &format!("{path} wants the admin token\n"));
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             response
         }
         (Page::Admin { .. }, "/status") => {
-            typed(StatusCode::OK, "application/json", status::Status::of(shared).to_json())
+            typed(StatusCode::OK, "application/json", status::Status::of(&shared).to_json())
         }
         _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+    }
+}
+
+/// The metrics. This thread has queues to see to, so they are printed on another, for one scraper after the other.
+async fn printed(shared: Arc<Shared>, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    static ONE: Semaphore = Semaphore::const_new(1);
+    let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|accept| accept.to_str().ok()).collect();
+    let format = Format::accepted(&accept.join(","));
+    let _turn = ONE.acquire().await;
+    match tokio::task::spawn_blocking(move || metrics::page(&shared, format)).await {
+        Ok(page) => typed(StatusCode::OK, format.content_type(), page),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
 

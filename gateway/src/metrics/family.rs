@@ -1,0 +1,113 @@
+//! Every metric there is, in one table: the page is printed by it, and `docs/reference/metrics.md` from it.
+
+/// What a metric counts or measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises; its samples end in `_total`.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Values by size; its samples end in `_bucket`, `_sum` and `_count`.
+    Histogram,
+    /// Says something in its labels; its samples end in `_info`, and are 1.
+    Info,
+}
+
+/// A metric.
+#[derive(Debug)]
+pub struct Metric {
+    /// Its name, without what its kind adds.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// What it counts in; empty where it counts requests or the like.
+    pub unit: &'static str,
+    /// The names of its labels, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// What it says, and to whom it matters.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// The name that its samples have, or, of a histogram, begin with.
+    pub fn sample(&self) -> String {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        [self.name, suffix].concat()
+    }
+}
+
+macro_rules! metrics {
+    ($($id:ident $kind:ident $name:literal $unit:literal [$($label:literal)*] $help:literal;)*) => {
+        $(pub(crate) static $id: Metric = Metric {
+            name: $name, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], help: $help,
+        };)*
+
+        /// Every metric, in the order of the page.
+        pub static ALL: &[&Metric] = &[$(&$id),*];
+    };
+}
+
+metrics! {
+    REQUESTS Counter "tutti_requests" "" ["model" "revision" "pool" "api" "tenant" "code" "status"]
+        "Requests that are over, by how they ended. code: ok, cancelled (the client left), replica_error (the replica's own error status), or a code of the error table. status: of an error, in the table or the replica's own";
+    CANCELLED Counter "tutti_requests_cancelled" "" ["model" "revision" "pool" "api" "tenant" "phase"]
+        "Requests whose client left before the end. phase: reading (the body was arriving), queued, waiting (the replica had not answered), answering";
+    RETRIES Counter "tutti_retries" "" ["model" "revision" "pool" "api" "tenant"]
+        "Requests sent again after a replica could not be reached or was busy";
+    INPUT_TOKENS Counter "tutti_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
+        "Tokens of prompts, as the replicas counted them; 0 where a stream does not say";
+    OUTPUT_TOKENS Counter "tutti_output_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
+        "Tokens of answers, as the replicas counted them; an event a token where a stream does not say";
+    QUEUE_TIME Histogram "tutti_queue_time_seconds" "seconds" ["model" "revision" "pool" "operation"]
+        "Time waited for a slot, also by those that got none";
+    DURATION Histogram "gen_ai_server_request_duration_seconds" "seconds"
+        ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool" "error_type"]
+        "From the head of a request to its settlement. error_type: as code of tutti_requests, but a replica's own error status is itself; absent of what ended well";
+    FIRST_TOKEN Histogram "gen_ai_server_time_to_first_token_seconds" "seconds"
+        ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool"]
+        "From the head of a request to the first byte of its answer's body, where a replica answered it well";
+    PER_TOKEN Histogram "gen_ai_server_time_per_output_token_seconds" "seconds"
+        ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool"]
+        "Time after a stream's first byte, over the tokens after the first; of whole streams of two tokens or more";
+    TOKENS Histogram "gen_ai_client_token_usage" ""
+        ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool" "gen_ai_token_type"]
+        "Tokens of a request's prompt (input) and answer (output), where the replica counted them";
+    IN_FLIGHT Gauge "tutti_requests_in_flight" "" ["pool" "replica"]
+        "Requests that a replica works on";
+    QUEUED Gauge "tutti_requests_queued" "" ["pool"]
+        "Requests that wait for a slot";
+    REACHABLE Gauge "tutti_replica_reachable" "" ["pool" "replica"]
+        "1 where the replica could be reached the last time";
+    CONNECTIONS Gauge "tutti_connections" "" []
+        "Connections of clients that are open";
+    HEADS_REFUSED Counter "tutti_heads_refused" "" []
+        "Heads of requests that were no HTTP or longer than gateway.limits.header; no request, so neither in the log nor in tutti_requests";
+    BODY_BYTES Gauge "tutti_buffered_body_bytes" "bytes" []
+        "Bytes of request bodies and of whole answers in memory";
+    LIMIT_HITS Counter "tutti_limit_hits" "" ["limit"]
+        "Who ran into a limit, by the limit (below)";
+    LOG_DROPPED Counter "tutti_log_lines_dropped" "" []
+        "Log lines that could not be written in time, or at all";
+    GENERATION Gauge "tutti_config_generation" "" []
+        "The generation of the table in force";
+    RELOAD_OK Gauge "tutti_config_last_reload_successful" "" []
+        "1 where the last change of the configuration was taken up";
+    RELOAD_AT Gauge "tutti_config_last_reload_timestamp_seconds" "seconds" []
+        "When the configuration last changed or was refused, in Unix time";
+    BUILD Info "tutti_build" "" ["version"]
+        "Which tutti this is";
+    CPU Counter "process_cpu_seconds" "seconds" []
+        "Time on processors, the kernel's for the process included";
+    RESIDENT Gauge "process_resident_memory_bytes" "bytes" []
+        "Memory of the process that is in RAM";
+    OPEN_FILES Gauge "process_open_fds" "" []
+        "Files, sockets among them, that the process has open";
+    MOST_FILES Gauge "process_max_fds" "" []
+        "Files that it may have open";
+    STARTED Gauge "process_start_time_seconds" "seconds" []
+        "When the process began, in Unix time";
+}

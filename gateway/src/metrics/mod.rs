@@ -1,0 +1,143 @@
+//! What is counted, and how it is shown.
+//!
+//! Each core counts in cells of its own, which nobody else writes; a scrape adds them up. A label is only ever a
+//! configured or discovered name, an API or a code: never what a client wrote.
+
+mod cells;
+mod ends;
+mod family;
+mod page;
+mod process;
+mod reference;
+mod sets;
+mod text;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+pub use self::family::{ALL, Kind, Metric};
+pub use self::page::page;
+pub use self::reference::reference_markdown;
+pub use self::sets::Metrics;
+pub use self::text::Format;
+
+use self::cells::{Counts, Shape};
+use self::sets::{Place, Who};
+use crate::classify::Api;
+use crate::record::{Outcome, Phase, Record};
+
+/// Places a core knows before it looks for those that are of no use any more.
+const TIDY_FROM: usize = 64;
+
+/// The number of a [`Served`](crate::registry::Served) (0: none was chosen), an API, and where a tenant's name is.
+type Key = (u64, Option<Api>, usize);
+
+/// What a core counts in.
+struct Own {
+    metrics: Arc<Metrics>,
+    core: usize,
+    places: HashMap<Key, Place>,
+    /// How many places there may be before the next look.
+    tidy_at: usize,
+    /// That of the last look.
+    epoch: u64,
+}
+
+thread_local! {
+    static OWN: RefCell<Option<Own>> = const { RefCell::new(None) };
+}
+
+/// From now on what this thread settles is counted here.
+pub fn enter(metrics: Arc<Metrics>) {
+    let (core, epoch) = (metrics.cores.fetch_add(1, Relaxed), metrics.epoch.load(Relaxed));
+    OWN.set(Some(Own { metrics, core, places: HashMap::new(), tidy_at: TIDY_FROM, epoch }));
+}
+
+/// Counts a request that is over.
+pub(crate) fn count(record: &Record, took: Duration) {
+    OWN.with_borrow_mut(|own| {
+        let Some(own) = own else { return };
+        let who = Who { served: record.served.as_ref(), api: record.api, tenant: None };
+        let Place { counts, shape, .. } = own.place(&who);
+        let end = ends::end_of(record);
+        counted(counts, record, end);
+        if record.api.is_some() {
+            measured(shape, record, end, took);
+        }
+    });
+}
+
+/// Drops what is of no use any more, and looks for room again where there was none. Called now and then on each core.
+pub(crate) fn tidy() {
+    OWN.with_borrow_mut(|own| {
+        let Some(own) = own else { return };
+        let epoch = own.metrics.epoch.load(Relaxed);
+        if epoch != own.epoch {
+            own.epoch = epoch;
+            own.places.retain(|_, place| place.is_used() && !place.folded);
+        }
+    });
+}
+
+impl Own {
+    fn place(&mut self, who: &Who<'_>) -> &Place {
+        let served = who.served.map_or(0, |served| served.number);
+        // A place holds the name weakly: no other can be where it was.
+        let tenant = who.tenant.map_or(0, |tenant| Arc::as_ptr(tenant).cast::<u8>() as usize);
+        let key = (served, who.api, tenant);
+        if !self.places.contains_key(&key) {
+            if self.places.len() >= self.tidy_at {
+                self.places.retain(|_, place| place.is_used());
+                self.tidy_at = TIDY_FROM.max(self.places.len() * 2);
+            }
+            let place = self.metrics.place(who, self.core, Instant::now());
+            self.places.insert(key, place);
+        }
+        &self.places[&key]
+    }
+}
+
+fn counted(counts: &Counts, record: &Record, end: usize) {
+    counts.ends[end].add(1);
+    if record.outcome() == Outcome::Cancelled {
+        counts.cancelled[match record.phase {
+            Phase::Reading => 0,
+            Phase::Queued => 1,
+            Phase::Waiting => 2,
+            Phase::Answering | Phase::Finished => 3,
+        }]
+        .add(1);
+    }
+    counts.retries.add(u64::from(record.retries));
+    counts.input.add(record.usage.input);
+    counts.output.add(record.usage.output);
+}
+
+fn measured(shape: &Shape, record: &Record, end: usize, took: Duration) {
+    shape.lasted(end, micros(took));
+    shape.queued.observe(micros(record.queued));
+    // Only what a replica began to answer has a first token: refusals are quick, and say nothing of the engine.
+    let answered = record.replica.is_some() && record.status < 400;
+    let Some(first) = record.first_byte.filter(|_| answered) else { return };
+    shape.first_token.observe(micros(first));
+    let usage = record.usage;
+    if usage.input > 0 {
+        shape.input.observe(usage.input);
+    }
+    if usage.output > 0 {
+        shape.output.observe(usage.output);
+    }
+    if let Some(last) = record.last_byte.filter(|_| usage.output > 1 && record.outcome() == Outcome::Ok) {
+        shape.per_token.observe(micros(last.saturating_sub(first)) / (usage.output - 1));
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The page of all metrics.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use super::cells::{Counts, Histogram, Shape, Sums};
+use super::ends;
+use super::family::{self as f, Metric};
+use super::process::Process;
+use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
+use super::text::{Format, Page};
+use crate::shared::Shared;
+use crate::table::Table;
+use crate::{limits, log};
+
+/// What clients of the gateway did in each phase when they left, in the order of [`Counts::cancelled`].
+const PHASES: [&str; 4] = ["reading", "queued", "waiting", "answering"];
+
+/// All metrics. Takes milliseconds where there are many: not for a thread that serves.
+pub fn page(shared: &Shared, format: Format) -> String {
+    let mut page = Page::new(format);
+    requests(&shared.metrics, &mut page);
+    replicas(&shared.table(), &mut page);
+    gateway(shared, &mut page);
+    process(&mut page);
+    page.finish()
+}
+
+pub(super) fn requests(metrics: &Metrics, page: &mut Page) {
+    let Shown { counts, shapes } = metrics.read(Instant::now());
+    let mut family = page.family(&f::REQUESTS);
+    for (key, set) in counts.iter() {
+        for (end, said) in ends::ALL.iter().enumerate() {
+            let sum: u64 = set.cores().map(|counts| counts.ends[end].get()).sum();
+            if sum > 0 {
+                let [model, revision, pool, api, tenant] = labels(key);
+                family.value([model, revision, pool, api, tenant, said.code, &said.status], sum);
+            }
+        }
+    }
+    let mut family = page.family(&f::CANCELLED);
+    for (key, set) in counts.iter() {
+        for (at, phase) in PHASES.into_iter().enumerate() {
+            let sum: u64 = set.cores().map(|counts| counts.cancelled[at].get()).sum();
+            if sum > 0 {
+                let [model, revision, pool, api, tenant] = labels(key);
+                family.value([model, revision, pool, api, tenant, phase], sum);
+            }
+        }
+    }
+    counter(page, &f::RETRIES, &counts, |counts| counts.retries.get());
+    counter(page, &f::INPUT_TOKENS, &counts, |counts| counts.input.get());
+    counter(page, &f::OUTPUT_TOKENS, &counts, |counts| counts.output.get());
+    histograms(page, &shapes);
+}
+
+/// A counter of requests that were for an API.
+fn counter(page: &mut Page, metric: &'static Metric, counts: &Sets<CountsKey, Counts>, pick: fn(&Counts) -> u64) {
+    let mut family = page.family(metric);
+    for (key, set) in counts.iter().filter(|(key, _)| !key.api.is_empty()) {
+        family.value(labels(key), set.cores().map(pick).sum::<u64>());
+    }
+}
+
+fn labels(key: &CountsKey) -> [&str; 5] {
+    let Names { model, revision, pool, .. } = &key.names;
+    [model, revision, pool, key.api, &key.tenant]
+}
+
+/// The histograms of requests that were for an API.
+fn histograms(page: &mut Page, shapes: &Sets<ShapeKey, Shape>) {
+    let mut family = page.family(&f::QUEUE_TIME);
+    for (key, set) in measured(shapes) {
+        let Names { model, revision, pool, .. } = &key.names;
+        family.histogram([model, revision, pool, key.operation], &Sums::of(set.cores().map(|shape| &shape.queued)));
+    }
+    let mut family = page.family(&f::DURATION);
+    for (key, set) in measured(shapes) {
+        let [operation, provider, model, revision, pool] = conventional(key);
+        for (end, said) in ends::ALL.iter().enumerate() {
+            let sums = Sums::of(set.cores().filter_map(|shape| shape.duration(end)));
+            if !sums.is_empty() {
+                family.histogram([operation, provider, model, revision, pool, &said.error], &sums);
+            }
+        }
+    }
+    observed(page, &f::FIRST_TOKEN, shapes, |shape| &shape.first_token);
+    observed(page, &f::PER_TOKEN, shapes, |shape| &shape.per_token);
+    let mut family = page.family(&f::TOKENS);
+    for (key, set) in measured(shapes) {
+        let [operation, provider, model, revision, pool] = conventional(key);
+        let input = Sums::of(set.cores().map(|shape| &shape.input));
+        let output = Sums::of(set.cores().map(|shape| &shape.output));
+        for (kind, sums) in [("input", input), ("output", output)] {
+            if !sums.is_empty() {
+                family.histogram([operation, provider, model, revision, pool, kind], &sums);
+            }
+        }
+    }
+}
+
+/// One of OpenTelemetry's, where there is anything to it.
+fn observed<const N: usize>(
+    page: &mut Page,
+    metric: &'static Metric,
+    shapes: &Sets<ShapeKey, Shape>,
+    pick: fn(&Shape) -> &Histogram<N>,
+) {
+    let mut family = page.family(metric);
+    for (key, set) in measured(shapes) {
+        let sums = Sums::of(set.cores().map(pick));
+        if !sums.is_empty() {
+            family.histogram(conventional(key), &sums);
+        }
+    }
+}
+
+fn measured(shapes: &Sets<ShapeKey, Shape>) -> impl Iterator<Item = (&ShapeKey, &Set<Shape>)> {
+    shapes.iter().filter(|(key, _)| !key.operation.is_empty())
+}
+
+/// OpenTelemetry's labels, with the revision and the pool.
+fn conventional(key: &ShapeKey) -> [&str; 5] {
+    let Names { model, revision, pool, provider } = &key.names;
+    [key.operation, provider, model, revision, pool]
+}
+
+fn replicas(table: &Table, page: &mut Page) {
+    let each = || table.pools.iter().flat_map(|pool| pool.replicas.iter().map(move |replica| (&*pool.name, replica)));
+    let mut family = page.family(&f::IN_FLIGHT);
+    for (pool, replica) in each() {
+        family.value([pool, &replica.url], replica.in_flight());
+    }
+    let mut family = page.family(&f::QUEUED);
+    for pool in &table.pools {
+        family.value([&*pool.name], pool.owner.queued());
+    }
+    let mut family = page.family(&f::REACHABLE);
+    for (pool, replica) in each() {
+        family.value([pool, &replica.url], u8::from(replica.reachable()));
+    }
+}
+
+fn gateway(shared: &Shared, page: &mut Page) {
+    let reload = shared.reload_outcome();
+    page.family(&f::CONNECTIONS).value([], shared.connections.load(Relaxed));
+    page.family(&f::HEADS_REFUSED).value([], shared.refused_heads.load(Relaxed));
+    page.family(&f::BODY_BYTES).value([], shared.budget.used());
+    let mut family = page.family(&f::LIMIT_HITS);
+    limits::hits().for_each(|(limit, hits)| family.value([limit], hits));
+    page.family(&f::LOG_DROPPED).value([], log::dropped());
+    page.family(&f::GENERATION).value([], shared.table().generation);
+    page.family(&f::RELOAD_OK).value([], u8::from(reload.error.is_none()));
+    page.family(&f::RELOAD_AT).value([], reload.at);
+    page.family(&f::BUILD).value([env!("CARGO_PKG_VERSION")], 1);
+}
+
+fn process(page: &mut Page) {
+    let Some(process) = Process::now() else { return };
+    page.family(&f::CPU).value([], process.cpu);
+    page.family(&f::RESIDENT).value([], process.resident);
+    page.family(&f::OPEN_FILES).value([], process.open_files);
+    if let Some(most) = process.most_files {
+        page.family(&f::MOST_FILES).value([], most);
+    }
+    page.family(&f::STARTED).value([], process.started);
+}
