@@ -7,8 +7,8 @@ use crate::address::is_name;
 use crate::problem::{Problem, offer};
 use crate::yaml::{Node, Step, dotted};
 use crate::{
-    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, ModelSpec, PoolSpec, ReplicaUrl, RevisionSpec,
-    canonical,
+    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec, ReplicaUrl,
+    RevisionSpec, canonical,
 };
 
 /// Longest name of a model. Unit: bytes.
@@ -227,6 +227,15 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
         }
         if let Some(first) = replicas.insert(url, number) {
             report.add(&steps, format!("endpoints[{first}] is the same replica"), None);
+        }
+    }
+    if spec.engine != Engine::Ollama {
+        let help = Some("leave it out, and say it where the engine is started");
+        if spec.runner.is_some() {
+            report.add(&field(here, "runner"), "these are options of an Ollama", help);
+        }
+        if spec.keep_alive != KeepAlive::Client {
+            report.add(&field(here, "keepAlive"), "an Ollama alone loads and unloads models", help);
         }
     }
     report.positive(&field(&field(here, "queue"), "wait"), spec.queue.wait);

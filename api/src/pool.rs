@@ -36,11 +36,12 @@ pub struct PoolSpec {
     pub timeouts: TimeoutsSpec,
     /// When a request is sent again.
     pub retries: RetriesSpec,
-    /// Ollama's options that make it load a model again: a field given is pinned for all, a field absent is the
-    /// client's.
+    /// Ollama's options that make it load a model again: a field given is pinned for all, in place of what a client says; a
+    /// field absent is the client's. An answer's `x-tutti-adjusted` names what was changed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runner: Option<RunnerSpec>,
-    /// How long a model stays loaded after its last request: the client's word (`client`), or a duration for all.
+    /// How long a model stays loaded after its last request: the client's word (`client`), or a duration for all, in place
+    /// of what a client says.
     pub keep_alive: KeepAlive,
     /// How requests for several adapters of one base take turns.
     pub batching: BatchingSpec,
@@ -230,22 +231,25 @@ impl Default for RetriesSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct RunnerSpec {
-    /// Context length. Unit: tokens.
+    /// Context length of one request (`num_ctx`); Ollama takes none below 4. Unit: tokens.
+    #[schemars(range(min = 4))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_ctx: Option<u32>,
-    /// Tokens of a prompt that are worked on together. Unit: tokens.
+    /// Tokens of a prompt that are worked on together (`num_batch`). Unit: tokens.
+    #[schemars(range(min = 1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_batch: Option<u32>,
-    /// Layers on the GPU; -1: as many as fit.
+    /// Layers on the GPU (`num_gpu`); -1: as many as fit.
+    #[schemars(range(min = -1))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_gpu: Option<i32>,
-    /// The GPU that holds what is not spread.
+    /// The GPU that holds what is not spread (`main_gpu`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub main_gpu: Option<u32>,
-    /// Whether weights are mapped from the file.
+    /// Whether weights are mapped from the file (`use_mmap`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub use_mmap: Option<bool>,
-    /// Threads on the CPU.
+    /// Threads on the CPU (`num_thread`); 0: as many as Ollama thinks right.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub num_thread: Option<u32>,
 }
@@ -417,5 +421,38 @@ pub struct ScaleSpec {
 impl Default for ScaleSpec {
     fn default() -> Self {
         Self { min: 0, max: 4, target: Share::percent(80.0) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, load};
+
+    fn of(fields: &str) -> Result<Config, Vec<String>> {
+        let text = format!("pools:\n  - name: p\n    endpoints: [{{ url: http://h:1 }}]\n{fields}");
+        load(&text, "t", []).map_err(|problems| problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn what_a_pool_pins_is_an_ollamas() {
+        let text = "    runner: { numCtx: 8192, useMmap: false, numGpu: -1 }\n    keepAlive: 1h\n";
+        let runner = of(text).unwrap().pools.remove(0).runner.unwrap();
+        assert_eq!((runner.num_ctx, runner.num_gpu, runner.use_mmap), (Some(8192), Some(-1), Some(false)));
+        for (text, expected) in [
+            (
+                text.replace("8192", "3").replace("-1", "-2"),
+                ["runner.numCtx: 3 does not fit", "runner.numGpu: -2 does not fit"],
+            ),
+            (
+                format!("    engine: openai\n{text}"),
+                ["pools[0].runner: these are options of an Ollama", "pools[0].keepAlive: an Ollama alone loads"],
+            ),
+        ] {
+            let problems = of(&text).unwrap_err();
+            assert_eq!(problems.len(), expected.len(), "{problems:?}");
+            for (expected, problem) in expected.iter().zip(&problems) {
+                assert!(problem.contains(expected), "{problem}");
+            }
+        }
     }
 }

@@ -26,6 +26,8 @@ pools:
     queue: { size: 1024, wait: 30s }
     timeouts: { connect: 2s, firstByte: 10m, idle: 2m }
     retries: { max: 1 }
+    runner: { numCtx: 8192 }
+    keepAlive: 1h
   - name: vllm
     engine: openai
     endpoints:

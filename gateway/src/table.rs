@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 
+use crate::classify::Pins;
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -60,6 +61,8 @@ pub struct Pool {
     pub name: Box<str>,
     /// What its replicas speak.
     pub engine: Engine,
+    /// What it pins of Ollama's options.
+    pub pins: Pins,
     /// Its queue.
     pub owner: Arc<Owner>,
     /// Its replicas.
@@ -74,6 +77,13 @@ pub struct Pool {
     pub idle: Duration,
     /// How often a request may be sent again.
     pub retries: u32,
+}
+
+impl Pool {
+    /// Whether requests of OpenAI's API should go to the replicas by Ollama's own: only that carries what is pinned.
+    pub fn wants_native(&self) -> bool {
+        self.engine == Engine::Ollama && !self.pins.is_empty()
+    }
 }
 
 /// The table.
@@ -214,6 +224,7 @@ fn pool(spec: &PoolSpec, registry: &mut Registry) -> Result<Arc<Pool>, String> {
     Ok(Arc::new(Pool {
         name: spec.name.as_str().into(),
         engine: spec.engine,
+        pins: Pins::of(spec),
         owner: registry.owner(&spec.name, spec.queue.size as usize),
         replicas,
         wait: spec.queue.wait.get(),

@@ -5,14 +5,16 @@ use std::cell::{Cell, RefCell};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config as Cases, TestRunner};
-use tutti_api::Engine;
-use tutti_gateway::classify::{self, Api, Wanted};
-use tutti_rig::GoJson;
+use tutti_api::{Engine, HumanDuration, KeepAlive, PoolSpec, RunnerSpec};
+use tutti_gateway::classify::{self, Api, Pins, Rewrite, Wanted};
+use tutti_rig::{Decoded, GoJson};
 
 /// The name that every accepted body is made to say.
 const ENGINE: &str = "acme/risk:v2-1a2b3c4d5e6f";
 
-const WANTED: Wanted<'_> = Wanted { model: ENGINE, engine: Engine::Ollama };
+fn wanted(pins: &Pins) -> Wanted<'_> {
+    Wanted { model: ENGINE, engine: Engine::Ollama, pins }
+}
 
 /// Keys that are controlled, look so to some readers, or only nearly.
 fn key() -> impl Strategy<Value = String> {
@@ -121,6 +123,7 @@ fn what_is_accepted_says_to_go_what_it_says_to_us() {
     let go = RefCell::new(GoJson::start().unwrap());
     let cases = Cases::default().cases.max(3000); // more by PROPTEST_CASES
     let mut runner = TestRunner::new(Cases { cases, failure_persistence: None, ..Cases::default() });
+    let none = Pins::default();
     let (accepted, refused) = (Cell::new(0), Cell::new(0));
     let outcome = runner.run(&body(), |body| {
         match classify::read(Api::OllamaChat, None, &body) {
@@ -128,7 +131,7 @@ fn what_is_accepted_says_to_go_what_it_says_to_us() {
                 accepted.set(accepted.get() + 1);
                 let pieces = {
                     let body = bytes::Bytes::from(body.clone());
-                    reading.edits(&body, &WANTED).unwrap().apply(&body)
+                    reading.rewrite(&body, &wanted(&none)).unwrap().edits.apply(&body)
                 };
                 let sent: Vec<u8> = pieces.iter().flat_map(|piece| piece.to_vec()).collect();
                 let decoded = go.borrow_mut().decode(&sent).unwrap();
@@ -172,14 +175,14 @@ fn the_newer_bound_of_tokens_is_the_one_that_go_reads() {
     let go = RefCell::new(GoJson::start().unwrap());
     let keys = select(vec!["max_tokens", "max_completion_tokens", "max\\u005ftokens", "Max_tokens", "x"]);
     let members = proptest::collection::vec((keys.prop_map(str::to_owned), bound().prop_map(str::to_owned)), 0..4);
-    let honoured = Cell::new(0);
+    let (honoured, none) = (Cell::new(0), Pins::default());
     let mut runner = TestRunner::new(Cases { cases: 2000, failure_persistence: None, ..Cases::default() });
     let outcome = runner.run(&members, |mut members| {
         members.push(("model".to_owned(), "\"risk\"".to_owned()));
         let body = bytes::Bytes::from(object(&members, ","));
         let Ok(reading) = classify::read(Api::OpenAiChat, None, &body) else { return Ok(()) };
         let before = go.borrow_mut().decode(&body).unwrap();
-        let Ok(edits) = reading.edits(&body, &WANTED) else {
+        let Ok(Rewrite { edits, .. }) = reading.rewrite(&body, &wanted(&none)) else {
             prop_assert!(["\"5\"", "{}"].contains(&before.max_completion_tokens.as_str()), "{:?}", show(&body));
             return Ok(());
         };
@@ -194,6 +197,71 @@ fn the_newer_bound_of_tokens_is_the_one_that_go_reads() {
     });
     outcome.unwrap();
     assert!(honoured.get() > 100, "{honoured:?} with a newer bound");
+}
+
+/// The members of `options`, or what somebody may write in their place.
+fn options() -> impl Strategy<Value = String> {
+    let keys =
+        select(vec!["num_ctx", "num_ctx", "NUM_CTX", "num\\u005fctx", "num_gpu", "use_mmap", "seed", "\\ud800", ""]);
+    let values =
+        select(vec!["8192", "8192.5", "4096", "-1", "null", "true", "false", "\"x\"", "{\"num_ctx\":1}", "[8192]"]);
+    let members = proptest::collection::vec((keys.prop_map(str::to_owned), values.prop_map(str::to_owned)), 0..5);
+    let comma = select(vec![",", " , ", ",\n\t"]);
+    prop_oneof![
+        8 => (members, comma).prop_map(|(members, comma)| object(&members, comma)),
+        1 => select(vec!["null", "{ }", "5", "[]", "\"num_ctx\""]).prop_map(str::to_owned),
+        1 => Just("{\"use_mmap\":true,\"num_ctx\":8192}".to_owned()),
+    ]
+}
+
+#[test]
+fn what_a_pool_pins_is_what_go_reads_and_all_else_is_the_clients() {
+    let pins = Pins::of(&PoolSpec {
+        runner: Some(RunnerSpec { num_ctx: Some(8192), use_mmap: Some(true), ..RunnerSpec::default() }),
+        keep_alive: KeepAlive::For(HumanDuration::from_secs(300)),
+        ..PoolSpec::default()
+    });
+    let go = RefCell::new(GoJson::start().unwrap());
+    let member = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    let stay = select(vec!["300", "\"5m\"", "\"5m0s\"", "\"1h\"", "0", "null", "[]"]);
+    let fields =
+        (proptest::option::of(options()), proptest::option::of(stay), proptest::option::of(value()), any::<bool>());
+    let (accepted, untouched) = (Cell::new(0), Cell::new(0));
+    let mut runner = TestRunner::new(Cases { cases: 4000, failure_persistence: None, ..Cases::default() });
+    let outcome = runner.run(&fields, |(options, stay, other, last)| {
+        let mut members = vec![member("model", &format!("\"{ENGINE}\""))];
+        members.extend(options.as_deref().map(|options| member("options", options)));
+        members.extend(stay.map(|stay| member("keep_alive", stay)));
+        members.extend(other.as_deref().map(|other| member("x", other)));
+        if last {
+            members.reverse();
+        }
+        let body = bytes::Bytes::from(object(&members, ","));
+        let Ok(reading) = classify::read(Api::OllamaGenerate, None, &body) else { return Ok(()) };
+        let before = go.borrow_mut().decode(&body).unwrap();
+        let Ok(Rewrite { edits, adjusted }) = reading.rewrite(&body, &wanted(&pins)) else { return Ok(()) };
+        accepted.set(accepted.get() + 1);
+        let sent = edits.apply(&body).concat();
+        let after = go.borrow_mut().decode(&sent).unwrap();
+        prop_assert!(after.decoded && after.valid, "{:?}", show(&sent));
+        for (name, json) in pins.options() {
+            let got = after.options.get(name).map(String::as_str);
+            prop_assert!(got == Some(json) || (name == "num_ctx" && got == Some("8192.5")), "{:?}", show(&sent));
+        }
+        prop_assert!(["300", "\"5m\"", "\"5m0s\""].contains(&&*after.keep_alive), "{:?}", show(&sent));
+        let others = |decoded: &Decoded| {
+            let mut others = decoded.options.clone();
+            others.retain(|name, _| !pins.options().any(|(pinned, _)| pinned == name));
+            others
+        };
+        prop_assert_eq!(others(&before), others(&after), "{:?}", show(&sent));
+        prop_assert_eq!((&before.model, before.stream), (&after.model, after.stream));
+        prop_assert_eq!(adjusted.is_none(), sent == body, "what is changed is said: {:?}", show(&body));
+        untouched.set(untouched.get() + usize::from(adjusted.is_none()));
+        Ok(())
+    });
+    outcome.unwrap();
+    assert!(accepted.get() > 1000 && untouched.get() > 0, "{accepted:?} accepted, {untouched:?} of them untouched");
 }
 
 fn is_name(name: &str) -> bool {

@@ -59,7 +59,7 @@ pools:
     endpoints: [{ url: http://127.0.0.1:11434 }]
     slots: lots
     queue: { sise: 3, wait: 30 }
-    keepAlive: 5m
+    batching: { maxWait: 5s }
   - nmae: other
 ")
     .unwrap_err();
@@ -69,7 +69,7 @@ pools:
         "tutti.yaml:7:12: pools[0].slots: \"lots\" does not fit; write `auto`, or a number from 1 to 4096",
         "tutti.yaml:8:14: pools[0].queue: unknown field `sise`; did you mean `size`?",
         "tutti.yaml:8:29: pools[0].queue.wait: 30 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-        "tutti.yaml:9:5: pools[0].keepAlive: not yet: this version of tutti does not do this; leave it out, or write `client`",
+        "tutti.yaml:9:17: pools[0].batching.maxWait: not yet: this version of tutti does not do this; leave it out, or write `auto`",
         "tutti.yaml:10:5: pools[1]: unknown field `nmae`; did you mean `name`?",
         "tutti.yaml:10:5: pools[1]: `endpoints` is missing",
     ];
@@ -111,12 +111,9 @@ fn what_is_unsafe_wants_a_word() {
 
 #[test]
 fn what_comes_later_is_refused_by_name() {
-    let text = GOOD.replace(
-        "    slots: 4",
-        "    slots: 4\n    runner: { numCtx: 8192 }\n    adapters: { from: s3://models/ }\n    scale: {}",
-    );
+    let text = GOOD.replace("    slots: 4", "    slots: 4\n    adapters: { from: s3://models/ }\n    scale: {}");
     let problems = of(&text).unwrap_err();
-    for (field, problem) in ["runner", "adapters", "scale"].iter().zip(&problems) {
+    for (field, problem) in ["adapters", "scale"].iter().zip(&problems) {
         assert!(problem.contains(&format!("pools[0].{field}: not yet")), "{problem}");
     }
 }
@@ -176,7 +173,7 @@ pools: [[p, ollama, null, [[\"http://h:1\", null, null, \"http://h:2\", /etc/key
         of(listed).unwrap_err(),
         [
             "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, ops }",
-            "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, slots, timeouts }",
+            "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, runner, slots, timeouts }",
         ]
     );
     for text in ["[]", "gateway: { auth: { none: null } }", "pools: [{ name: p, expose: { all: null } }]"] {
@@ -205,7 +202,7 @@ fn nothing_wrong_hides_anything_else() {
 lisen: x
 gateway: { ops: h, ops: i, limits: &a {}, drain: 1 }
 pools:
-  - { name: p, endpoints: [], \"a`b\": 1, keepAlive: 5m }
+  - { name: p, endpoints: [], \"a`b\": 1, keepAlive: 5 }
   - { name: [q], endpoints: [{ url: http://h }] }
 models:
   - { name: m, revisions: [{ name: v1, pool: nope, upstream: x }], traffic: { revision: v2 } }
@@ -220,7 +217,7 @@ models:
             "tutti.yaml:3:50: gateway.drain: 1 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
             "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, url }",
             "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
-            "tutti.yaml:5:41: pools[0].keepAlive: not yet: this version of tutti does not do this; leave it out, or write `client`",
+            "tutti.yaml:5:52: pools[0].keepAlive: 5 does not fit; write `client`, or a duration such as 30s",
             "tutti.yaml:6:13: pools[1].name: a list does not fit; write 1 to 63 letters, digits and `-`",
             "tutti.yaml:6:37: pools[1].endpoints[0].url: this is no replica's URL: the port is missing; write http://host:port",
             // Not that there is no pool `nope`: who knows what pools[1] shall be called.

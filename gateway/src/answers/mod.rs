@@ -1,7 +1,6 @@
 //! What the gateway answers itself: the lists of models, its version, whether it lives.
 
 mod resident;
-mod time;
 
 use std::time::Duration;
 
@@ -13,9 +12,9 @@ use http::header::{
 use http::request::Parts;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
+use tutti_api::Timestamp;
 
 pub(crate) use self::resident::Residents;
-use self::time::unix_seconds;
 use crate::classify::{self, Ask};
 use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
@@ -153,9 +152,13 @@ fn name(entry: &mut Value, model: &str) {
 }
 
 fn openai(route: &Route, name: &str) -> Value {
-    let modified =
-        route.entry.as_ref().and_then(|entry| entry["modified_at"].as_str()).and_then(unix_seconds).unwrap_or(0);
+    let modified = route.entry.as_ref().and_then(|entry| unix(&entry["modified_at"])).unwrap_or(0);
     json!({ "id": name, "object": "model", "created": modified, "owned_by": if name.contains('/') { name.split('/').next() } else { Some("library") } })
+}
+
+/// A time that Ollama wrote. Unit: seconds since 1970.
+fn unix(time: &Value) -> Option<i64> {
+    time.as_str()?.parse().ok().map(Timestamp::unix)
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<ResponseBody> {

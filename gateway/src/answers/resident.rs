@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tutti_api::Engine;
 
-use super::time::unix_seconds;
+use super::unix;
 use crate::fetch;
 use crate::replica::Replica;
 use crate::table::{Pool, Table};
@@ -100,7 +100,7 @@ fn named(table: &Table, pool: &Arc<Pool>, entry: &Value) -> Vec<(String, Value)>
 
 /// Each name once, with the entry that stays longest; as Ollama lists them, what stays longest first.
 fn merged(found: Vec<(String, Value)>) -> Vec<Value> {
-    let expires = |entry: &Value| entry["expires_at"].as_str().and_then(unix_seconds).unwrap_or(0);
+    let expires = |entry: &Value| unix(&entry["expires_at"]).unwrap_or(0);
     let mut names: BTreeMap<String, Value> = BTreeMap::new();
     for (name, entry) in found {
         match names.entry(name) {

@@ -88,6 +88,11 @@ impl Api {
         }
     }
 
+    /// Whether its requests carry Ollama's `options` and `keep_alive`.
+    pub const fn takes_options(self) -> bool {
+        matches!(self, Api::OllamaChat | Api::OllamaGenerate | Api::OllamaEmbed | Api::OllamaEmbeddings)
+    }
+
     /// Whether it answers in a stream when the body does not say `stream`; `None` where it never streams.
     pub const fn streams_by_default(self) -> Option<bool> {
         match self {

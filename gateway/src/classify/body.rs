@@ -53,6 +53,8 @@ pub struct Reading {
     pub(super) model: Option<(Member, bool)>,
     pub(super) max_tokens: Option<Member>,
     pub(super) max_completion_tokens: Option<Member>,
+    pub(super) options: Option<Member>,
+    pub(super) keep_alive: Option<Member>,
     /// Where the first member stands, or would.
     pub(super) begin: usize,
     /// Whether the body has no member.
@@ -82,7 +84,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     if let Some(failure) = wrong {
         return Err(failure);
     }
-    let [model, stream, name, encoding, max_tokens, max_completion_tokens, ..] = found;
+    let [model, stream, name, encoding, max_tokens, max_completion_tokens, options, keep_alive, ..] = found;
     let stream = stream_of(api, stream)?;
     let base64 = api == Api::OpenAiEmbeddings && base64_of(body, encoding)?;
     let in_body = string(body, "model", model.as_ref())?;
@@ -104,6 +106,8 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
         facts: Facts { api, model: name, stream, base64 },
         max_tokens,
         max_completion_tokens,
+        options,
+        keep_alive,
         begin: body.iter().position(|byte| *byte == b'{').unwrap_or(0) + 1,
         empty,
     })

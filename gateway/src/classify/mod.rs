@@ -5,9 +5,11 @@
 mod api;
 mod body;
 mod edits;
+mod pins;
 mod rewrite;
 
 pub use api::{Api, Ask, Dialect, ask, methods};
 pub use body::{Facts, Reading, read};
 pub use edits::Edits;
-pub use rewrite::Wanted;
+pub use pins::Pins;
+pub use rewrite::{Rewrite, Wanted};

@@ -1,10 +1,10 @@
 //! The edits that make a body say what its replica shall read.
 
-use std::fmt::Write;
-
 use bytes::Bytes;
+use http::HeaderValue;
 use tutti_api::Engine;
 
+use super::pins::{Pins, insert};
 use super::{Api, Edits, Reading};
 use crate::errors::Failure;
 use crate::json::{Kind, Member};
@@ -16,15 +16,27 @@ pub struct Wanted<'a> {
     pub model: &'a str,
     /// What the replica speaks.
     pub engine: Engine,
+    /// What its pool pins.
+    pub pins: &'a Pins,
+}
+
+/// How a body is made to say what is wanted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// The edits; none where it does already.
+    pub edits: Edits,
+    /// Which of the client's options were changed, for `x-tutti-adjusted`.
+    pub adjusted: Option<HeaderValue>,
 }
 
 impl Reading {
-    /// The edits that make the body say what is wanted; none where it does already. `body` is what was read.
+    /// What makes the body say what is wanted. `body` is what was read.
     ///
     /// # Errors
-    /// A value that is needed and is of the wrong type.
-    pub fn edits(&self, body: &Bytes, wanted: &Wanted<'_>) -> Result<Edits, Failure> {
+    /// A value that is needed and is of the wrong type, or ambiguous.
+    pub fn rewrite(&self, body: &Bytes, wanted: &Wanted<'_>) -> Result<Rewrite, Failure> {
         let mut edits = Edits::default();
+        let mut adjusted = None;
         let mut missing = String::new();
         match &self.model {
             Some((_, true)) if wanted.model == self.facts.model => {}
@@ -34,13 +46,18 @@ impl Reading {
         if let Some(newer) = &self.max_completion_tokens {
             self.max_tokens(body, newer, wanted, &mut edits)?;
         }
+        if !wanted.pins.is_empty() && self.facts.api.takes_options() {
+            let both = (&mut edits, &mut missing);
+            let by = wanted.pins.edit(body, self.options.as_ref(), self.keep_alive.as_ref(), both)?;
+            adjusted = by.header();
+        }
         if !missing.is_empty() {
             if self.empty {
                 missing.pop(); // its last comma
             }
             edits.replace(self.begin..self.begin, missing.into());
         }
-        Ok(edits)
+        Ok(Rewrite { edits, adjusted })
     }
 
     /// Ollama reads `max_tokens` alone. OpenAI calls that deprecated: the newer name goes before it.
@@ -63,24 +80,28 @@ fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
-/// Adds a member and a comma.
-fn insert(members: &mut String, key: &str, value: &str) {
-    let _ = write!(members, "\"{key}\":{value},"); // a string takes all
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use proptest::prelude::*;
     use serde_json::{Map, Value, json};
+    use tutti_api::{HumanDuration, KeepAlive, PoolSpec, RunnerSpec};
 
     use super::*;
     use crate::classify::read;
     use crate::errors::Code;
 
+    static NONE: LazyLock<Pins> = LazyLock::new(Pins::default);
+
+    fn wanted(model: &str) -> Wanted<'_> {
+        Wanted { model, engine: Engine::Ollama, pins: &NONE }
+    }
+
     fn edited(api: Api, body: &str, named: Option<&str>, model: &str) -> Result<String, Failure> {
         let body = Bytes::copy_from_slice(body.as_bytes());
         let reading = read(api, named.map(str::to_owned), &body)?;
-        let edits = reading.edits(&body, &Wanted { model, engine: Engine::Ollama })?;
+        let edits = reading.rewrite(&body, &wanted(model))?.edits;
         Ok(String::from_utf8(edits.apply(&body).concat()).unwrap())
     }
 
@@ -128,8 +149,88 @@ mod tests {
     fn an_openai_server_reads_both_bounds_itself() {
         let body = Bytes::from_static(br#"{"model":"a","max_completion_tokens":5,"max_tokens":7}"#);
         let reading = read(Api::OpenAiChat, None, &body).unwrap();
-        let wanted = Wanted { model: "a", engine: Engine::Openai };
-        assert_eq!(reading.edits(&body, &wanted).unwrap(), Edits::default());
+        let wanted = Wanted { engine: Engine::Openai, ..wanted("a") };
+        assert_eq!(reading.rewrite(&body, &wanted).unwrap(), Rewrite::default());
+    }
+
+    fn pinning() -> Pins {
+        Pins::of(&PoolSpec {
+            runner: Some(RunnerSpec { num_ctx: Some(8192), use_mmap: Some(true), ..RunnerSpec::default() }),
+            keep_alive: KeepAlive::For(HumanDuration::from_secs(300)),
+            ..PoolSpec::default()
+        })
+    }
+
+    /// The body as a pool that pins gets it, and what is said of that.
+    fn pinned(api: Api, body: &str) -> Result<(String, String), Failure> {
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let Rewrite { edits, adjusted } =
+            read(api, None, &body)?.rewrite(&body, &Wanted { pins: &pinning(), ..wanted("a") })?;
+        let said = adjusted.map(|header| header.to_str().unwrap().to_owned()).unwrap_or_default();
+        Ok((String::from_utf8(edits.apply(&body).concat()).unwrap(), said))
+    }
+
+    #[test]
+    fn what_a_pool_pins_is_put_in_place_of_what_the_client_says() {
+        let all = "num_ctx=8192, use_mmap=true, keep_alive=5m0s";
+        for (body, expected, said) in [
+            (
+                r#"{"model":"a"}"#,
+                r#"{"options":{"num_ctx":8192,"use_mmap":true},"keep_alive":"5m0s","model":"a"}"#,
+                all,
+            ),
+            (
+                r#"{"model":"a","options":null,"keep_alive":-1}"#,
+                r#"{"model":"a","options":{"num_ctx":8192,"use_mmap":true},"keep_alive":"5m0s"}"#,
+                all,
+            ),
+            (
+                r#"{"model":"a","options":{ },"keep_alive":"5m"}"#,
+                r#"{"model":"a","options":{"num_ctx":8192,"use_mmap":true },"keep_alive":"5m"}"#,
+                "num_ctx=8192, use_mmap=true",
+            ),
+            (
+                r#"{"keep_alive":300,"options":{"seed":1,"num_ctx":4096},"model":"a"}"#,
+                r#"{"keep_alive":300,"options":{"use_mmap":true,"seed":1,"num_ctx":8192},"model":"a"}"#,
+                "num_ctx=8192, use_mmap=true",
+            ),
+            (
+                r#"{"model":"a","options":{"num\u005fctx":1,"use_mmap":true,"NUM_CTX":2,"n":{"num_ctx":3}},"keep_alive":"1h"}"#,
+                r#"{"model":"a","options":{"num\u005fctx":8192,"use_mmap":true,"NUM_CTX":2,"n":{"num_ctx":3}},"keep_alive":"5m0s"}"#,
+                "num_ctx=8192, keep_alive=5m0s",
+            ),
+            (
+                r#"{"model":"a","options":{"num_ctx":8192.0,"use_mmap":true},"keep_alive":"5m0s"}"#,
+                r#"{"model":"a","options":{"num_ctx":8192.0,"use_mmap":true},"keep_alive":"5m0s"}"#,
+                "",
+            ),
+        ] {
+            assert_eq!(pinned(Api::OllamaEmbed, body).unwrap(), (expected.to_owned(), said.to_owned()));
+        }
+        let untouched = r#"{"model":"a","options":{"num_ctx":1}}"#;
+        for api in [Api::OpenAiChat, Api::OllamaShow] {
+            assert_eq!(pinned(api, untouched).unwrap(), (untouched.to_owned(), String::new()));
+        }
+        let named = Bytes::from_static(b" { }");
+        let reading = read(Api::OllamaChat, Some("n".into()), &named).unwrap();
+        let edits = reading.rewrite(&named, &Wanted { pins: &pinning(), ..wanted("a") }).unwrap().edits;
+        let expected = r#" {"model":"a","options":{"num_ctx":8192,"use_mmap":true},"keep_alive":"5m0s" }"#;
+        assert_eq!(edits.apply(&named).concat(), expected.as_bytes());
+    }
+
+    #[test]
+    fn options_that_cannot_be_pinned_are_refused() {
+        let refused = |options: &str| {
+            let failure = pinned(Api::OllamaChat, &format!(r#"{{"model":"a","options":{options}}}"#)).unwrap_err();
+            (failure.code, failure.message)
+        };
+        for options in ["5", "[]", r#""num_ctx""#, "true"] {
+            assert_eq!(refused(options), (Code::InvalidParameter, "`options` must be an object".into()), "{options}");
+        }
+        let twice = (Code::InvalidBody, "`num_ctx` stands twice in `options`".into());
+        assert_eq!(refused(r#"{"num_ctx":8192,"num\u005fctx":8192}"#), twice);
+        let others = pinned(Api::OllamaChat, r#"{"model":"a","options":{"seed":1,"seed":2}}"#);
+        assert!(others.is_ok(), "what is not pinned is the client's");
     }
 
     proptest! {
@@ -150,7 +251,8 @@ mod tests {
             let body = Bytes::from(object.to_string());
             // A key that only nearly is one that counts may have been made: then it is refused.
             let Ok(reading) = read(api, Some("named".into()), &body) else { return Ok(()) };
-            let edits = reading.edits(&body, &Wanted { model: &to, engine: Engine::Ollama }).unwrap();
+            let Rewrite { edits, adjusted } = reading.rewrite(&body, &wanted(&to)).unwrap();
+            prop_assert_eq!(adjusted, None);
             let mut after: Map<String, Value> = serde_json::from_slice(&edits.apply(&body).concat()).unwrap();
             prop_assert_eq!(after.remove("model"), Some(json!(to)));
             let mut before = object.as_object().unwrap().clone();

@@ -51,6 +51,9 @@ impl Attempt<'_> {
         let mut answer = Response::new(body);
         *answer.status_mut() = head.status;
         give_headers(answer.headers_mut(), &head, &replica, route, settlement);
+        if let Some(adjusted) = &self.adjusted {
+            answer.headers_mut().insert(header::ADJUSTED, adjusted.clone());
+        }
         Ok(answer)
     }
 

@@ -12,7 +12,7 @@ use tutti_api::Engine;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
-use crate::classify::{Dialect, Reading, Wanted};
+use crate::classify::{Dialect, Reading, Rewrite, Wanted};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Event;
@@ -34,6 +34,8 @@ pub(super) struct Attempt<'a> {
     pub(super) headers: &'a HeaderMap,
     /// The replica that has just failed it: a retry goes elsewhere.
     pub(super) failed_at: Option<Arc<Replica>>,
+    /// Which of the client's options were changed for the replica that is asked.
+    pub(super) adjusted: Option<HeaderValue>,
 }
 
 pub(super) type Answer = (Response<Incoming>, Line);
@@ -109,13 +111,15 @@ impl Attempt<'_> {
     /// # Errors
     /// The body cannot be made to say what this replica shall read.
     pub(super) fn request(
-        &self,
+        &mut self,
         route: &Route,
         replica: &Replica,
         settlement: &Settlement,
     ) -> Result<Request<Outgoing>, Failure> {
         let model = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
-        let edits = self.reading.edits(self.body, &Wanted { model, engine: route.pool.engine })?;
+        let wanted = Wanted { model, engine: route.pool.engine, pins: &route.pool.pins };
+        let Rewrite { edits, adjusted } = self.reading.rewrite(self.body, &wanted)?;
+        self.adjusted = adjusted;
         let mut request = Request::new(Outgoing::new(edits.apply(self.body)));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());

@@ -16,11 +16,12 @@ pub(super) mod header {
     pub(in crate::handle) const REVISION: HeaderName = HeaderName::from_static("x-tutti-revision");
     pub(in crate::handle) const REPLICA: HeaderName = HeaderName::from_static("x-tutti-replica");
     pub(in crate::handle) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
+    pub(in crate::handle) const ADJUSTED: HeaderName = HeaderName::from_static("x-tutti-adjusted");
     pub(in crate::handle) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(in crate::handle) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     /// What a page's script may read of them.
     pub(in crate::handle) const EXPOSED: &str =
-        "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, retry-after";
+        "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, x-tutti-adjusted, retry-after";
     pub(in crate::handle) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 }
 

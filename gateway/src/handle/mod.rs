@@ -86,7 +86,8 @@ async fn serve(
     settlement.hold(Some(room.held));
     let reading = classify::read(api, named, &body)?;
 
-    let mut attempt = Attempt { shared, reading: &reading, body: &body, headers: &head.headers, failed_at: None };
+    let (body, headers) = (&body, &head.headers);
+    let mut attempt = Attempt { shared, reading: &reading, body, headers, failed_at: None, adjusted: None };
     if api == Api::OllamaShow {
         return attempt.show(settlement, budget).await;
     }

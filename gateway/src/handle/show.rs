@@ -23,7 +23,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 impl Attempt<'_> {
     /// Asks the replicas that have the model, one after the other, those that are trusted first, until one answers.
     pub(super) async fn show(
-        &self,
+        &mut self,
         settlement: &mut Settlement,
         budget: usize,
     ) -> Result<Response<ResponseBody>, Failure> {

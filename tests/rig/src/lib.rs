@@ -11,7 +11,7 @@ mod packages;
 mod supervised;
 
 pub use cache::cache_dir;
-pub use gojson::GoJson;
+pub use gojson::{Decoded, GoJson};
 pub use ollama::{Ollama, OllamaOptions};
 pub use packages::{node, python};
 pub use supervised::Supervised;

@@ -18,6 +18,9 @@ pub(crate) const VERSION: &str = "v0.11.4";
 /// How long a replica may take to listen: about a second on two idle cores.
 const START: Duration = Duration::from_secs(60);
 
+/// What it says, in its folder.
+const LOG: &str = "ollama.log";
+
 /// The binary, built if need be.
 pub(crate) fn binary() -> Result<PathBuf> {
     let made = cache::made(&format!("ollama-{VERSION}"), "about 3 minutes", |half| {
@@ -110,6 +113,14 @@ impl Ollama {
         Ok(())
     }
 
+    /// What it has logged since it was started.
+    ///
+    /// # Errors
+    /// The log cannot be read.
+    pub fn log(&self) -> Result<String> {
+        Ok(fs::read_to_string(self.folder.path().join(LOG))?)
+    }
+
     /// Posts JSON to it, past any gateway.
     ///
     /// # Errors
@@ -137,7 +148,7 @@ pub(crate) fn post(url: &str, path: &str, body: &Value) -> Result<Value> {
 }
 
 fn launch(folder: &Path, options: &OllamaOptions) -> Result<(Supervised, u16)> {
-    let path = folder.join("ollama.log");
+    let path = folder.join(LOG);
     let log = File::create(&path)?;
     let mut command = Command::new(binary()?);
     command.arg("serve").current_dir(folder);
