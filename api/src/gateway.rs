@@ -27,6 +27,8 @@ pub struct GatewaySpec {
     pub tls: Option<TlsSpec>,
     /// What it takes at most.
     pub limits: LimitsSpec,
+    /// What it writes of requests.
+    pub log: LogSpec,
     /// How long requests may take to end after SIGTERM, before they are cut.
     pub drain: HumanDuration,
     /// The other gateways and the release driver, by mutual TLS; absent: a lone gateway.
@@ -44,6 +46,7 @@ impl Default for GatewaySpec {
             allowed_hosts: vec!["localhost".to_owned()],
             tls: None,
             limits: LimitsSpec::default(),
+            log: LogSpec::default(),
             drain: HumanDuration::from_secs(30),
             peer: None,
         }
@@ -142,6 +145,29 @@ impl Default for LimitsSpec {
             label_values: 100,
         }
     }
+}
+
+/// The log of requests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct LogSpec {
+    /// Which requests have a line on standard output: `all`, those that ended otherwise than well (`errors`; also those
+    /// whose client left), or `none`.
+    pub requests: LoggedRequests,
+}
+
+/// Which requests have a line in the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[repr(u8)]
+pub enum LoggedRequests {
+    /// Every one.
+    #[default]
+    All,
+    /// Those that did not end well.
+    Errors,
+    /// None.
+    None,
 }
 
 /// The other gateways.

@@ -24,7 +24,9 @@ mod yaml;
 pub use address::{Address, InvalidAddress, ReplicaUrl};
 pub use config::Config;
 pub use engine_name::{EngineName, InvalidName, canonical};
-pub use gateway::{AdminSpec, Auth, GatewaySpec, LimitsSpec, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec};
+pub use gateway::{
+    AdminSpec, Auth, GatewaySpec, LimitsSpec, LogSpec, LoggedRequests, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec,
+};
 pub use keys::{KeySpec, KeyState, KeysFile, Priority};
 pub use load::{MAX_KEYS_TEXT, load, load_keys, search_path};
 #[cfg(feature = "kube")]

@@ -46,6 +46,8 @@ pub struct Record {
     pub started: Instant,
     /// The `x-request-id`.
     pub request_id: HeaderValue,
+    /// The client's `traceparent`, whatever it is.
+    pub traceparent: Option<HeaderValue>,
     /// Which API, where it was one.
     pub api: Option<Api>,
     /// Which model, revision and pool, once they were chosen.

@@ -36,6 +36,7 @@ impl Settlement {
             record: Record {
                 started: Instant::now(),
                 request_id,
+                traceparent: None,
                 api: None,
                 served: None,
                 replica: None,

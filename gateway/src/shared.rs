@@ -13,6 +13,7 @@ use tutti_api::Config;
 use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::health::{self, Event};
+use crate::log;
 use crate::metrics::Metrics;
 use crate::replica::Replica;
 use crate::table::{Pool, Table};
@@ -52,6 +53,7 @@ impl Shared {
     pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.set_limit(table.config.gateway.limits.label_values);
+        log::set_requests(table.config.gateway.log.requests);
         Arc::new(Self {
             started: table.config.clone(),
             table: ArcSwap::new(table),
@@ -78,6 +80,7 @@ impl Shared {
     /// Shows another table to all.
     pub(crate) fn swap(&self, table: Arc<Table>) {
         self.metrics.set_limit(table.config.gateway.limits.label_values);
+        log::set_requests(table.config.gateway.log.requests);
         self.table.store(table);
     }
 

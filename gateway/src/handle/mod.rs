@@ -32,6 +32,7 @@ pub(crate) async fn handle(
     let quiet = matches!(request.uri().path(), "/healthz" | "/readyz");
     let is_head = request.method() == Method::HEAD;
     let mut settlement = Settlement::begin(request_id(request.headers()));
+    settlement.record.traceparent = request.headers().get(header::TRACEPARENT).cloned();
     let origin = identify::origin(request.headers(), &shared.table().config.gateway.allowed_hosts);
     let served = match &origin {
         Ok(_) => serve(&shared, request, &mut settlement).await,

@@ -14,6 +14,7 @@ mod text;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -26,20 +27,43 @@ pub use self::text::Format;
 
 use self::cells::{Counts, Shape};
 use self::sets::{Place, Who};
-use crate::classify::Api;
 use crate::record::{Outcome, Phase, Record};
 
 /// Places a core knows before it looks for those that are of no use any more.
 const TIDY_FROM: usize = 64;
 
-/// The number of a [`Served`](crate::registry::Served) (0: none was chosen), an API, and where a tenant's name is.
-type Key = (u64, Option<Api>, usize);
+/// The number of a [`Served`](crate::registry::Served) (0: none was chosen), that of an API (0: none), and where a
+/// tenant's name is.
+type Key = [u64; 3];
+
+/// Hashes keys that nobody outside can choose: the last step of Murmur3's, for each of their numbers.
+#[derive(Debug, Default)]
+struct Mixed(u64);
+
+impl Hasher for Mixed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut number = [0; 8];
+            number[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_ne_bytes(number));
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        let mixed = (self.0.rotate_left(5) ^ number).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        self.0 = mixed ^ (mixed >> 33);
+    }
+}
 
 /// What a core counts in.
 struct Own {
     metrics: Arc<Metrics>,
     core: usize,
-    places: HashMap<Key, Place>,
+    places: HashMap<Key, Place, BuildHasherDefault<Mixed>>,
     /// How many places there may be before the next look.
     tidy_at: usize,
     /// That of the last look.
@@ -53,7 +77,7 @@ thread_local! {
 /// From now on what this thread settles is counted here.
 pub fn enter(metrics: Arc<Metrics>) {
     let (core, epoch) = (metrics.cores.fetch_add(1, Relaxed), metrics.epoch.load(Relaxed));
-    OWN.set(Some(Own { metrics, core, places: HashMap::new(), tidy_at: TIDY_FROM, epoch }));
+    OWN.set(Some(Own { metrics, core, places: HashMap::default(), tidy_at: TIDY_FROM, epoch }));
 }
 
 /// Counts a request that is over.
@@ -86,8 +110,8 @@ impl Own {
     fn place(&mut self, who: &Who<'_>) -> &Place {
         let served = who.served.map_or(0, |served| served.number);
         // A place holds the name weakly: no other can be where it was.
-        let tenant = who.tenant.map_or(0, |tenant| Arc::as_ptr(tenant).cast::<u8>() as usize);
-        let key = (served, who.api, tenant);
+        let tenant = who.tenant.map_or(0, |tenant| Arc::as_ptr(tenant).cast::<u8>() as u64);
+        let key = [served, who.api.map_or(0, |api| api as u64 + 1), tenant];
         if !self.places.contains_key(&key) {
             if self.places.len() >= self.tidy_at {
                 self.places.retain(|_, place| place.is_used());

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::sets::{CountsKey, OTHER, SHOWN};
 use super::*;
+use crate::classify::Api;
 use crate::errors::{Code, Failure};
 use crate::exchange::Usage;
 use crate::registry::{Registry, Served};
