@@ -6,6 +6,7 @@ mod driver;
 mod handler;
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
-use crate::config::Config;
+use crate::config::{Config, Model};
 use crate::faults::{Fault, Scope};
 use crate::records::{Records, Seen};
 use crate::wire::{self, Reply};
@@ -37,8 +38,15 @@ enum End {
     Reset,
 }
 
-/// The fault that is switched on, readable from the replica's thread.
-type Switch = Arc<Mutex<Option<(Fault, Scope)>>>;
+/// What is switched on, readable from the replica's thread.
+#[derive(Debug, Default)]
+struct Switches {
+    fault: Option<(Fault, Scope)>,
+    /// Full names of models that do not load.
+    broken: HashSet<String>,
+}
+
+type Switch = Arc<Mutex<Switches>>;
 
 /// What all connections of a replica share.
 struct Replica {
@@ -61,7 +69,7 @@ impl Simulator {
         let addr = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let records = Records::new(config.records_max);
-        let switch: Switch = Arc::new(Mutex::new(config.fault));
+        let switch: Switch = Arc::new(Mutex::new(Switches { fault: config.fault, broken: HashSet::new() }));
         let (end, ended) = watch::channel(None);
         let shared = (records.clone(), switch.clone());
         let thread = std::thread::Builder::new().name("simulator".into()).spawn(move || {
@@ -135,7 +143,19 @@ impl Running {
 
     /// Switches a fault on for the requests that arrive from now on, or off.
     pub fn set_fault(&self, fault: Option<(Fault, Scope)>) {
-        *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = fault;
+        self.switch.lock().unwrap_or_else(PoisonError::into_inner).fault = fault;
+    }
+
+    /// From now on a model does not load, as with a broken file of its own: each request for it gets a 500 at once; or
+    /// it does again.
+    pub fn set_broken(&self, model: &str, broken: bool) {
+        let name = Model::chat(model, 0).full_name();
+        let mut switches = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        if broken {
+            switches.broken.insert(name);
+        } else {
+            switches.broken.remove(&name);
+        }
     }
 
     /// Ends as Ollama does on SIGTERM: closes everything at once. The port is free when this returns.

@@ -116,12 +116,11 @@ async fn infer(
         Ok(model) => model,
         Err(refusal) => return Ok(reply(entry, refusal, None)),
     };
+    let broken = replica.switch.lock().unwrap_or_else(PoisonError::into_inner).broken.contains(&model.full_name());
     match fault {
         Some(Fault::Busy) => return Ok(reply(entry, Reply::busy(api), None)),
-        Some(Fault::RunnerDied) => {
-            let message = "llama runner process has terminated: exit status 2";
-            return Ok(reply(entry, Reply::error(api, 500, message), None));
-        }
+        Some(Fault::RunnerDied) => return Ok(reply(entry, runner_died(api), None)),
+        _ if broken => return Ok(reply(entry, runner_died(api), None)),
         _ => {}
     }
     let printer = Printer::new(&call, replica.records.requests.load(std::sync::atomic::Ordering::Relaxed));
@@ -143,6 +142,11 @@ async fn infer(
         },
         Outcome::Token(_) => return Err(Hangup),
     })
+}
+
+/// What 0.11.4 says of an adapter that is cut short, garbage or not there, on each request anew.
+fn runner_died(api: Api) -> Reply {
+    Reply::error(api, 500, "llama runner process has terminated: exit status 2")
 }
 
 /// The model that is asked for, or Ollama's words for its absence, which differ between its handlers.
@@ -228,7 +232,7 @@ fn wrong_method(entry: Entry, allowed: &'static str) -> Response<Answer> {
 fn fault(replica: &Replica, head: &http::request::Parts) -> Option<Fault> {
     let own = head.headers.get(faults::HEADER).and_then(|v| v.to_str().ok()?.parse().ok());
     own.or_else(|| {
-        let (fault, scope) = (*replica.switch.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let (fault, scope) = replica.switch.lock().unwrap_or_else(PoisonError::into_inner).fault?;
         let is_inference = head.method == Method::POST && Api::at(head.uri.path()).is_some();
         (scope == Scope::Everything || is_inference).then_some(fault)
     })

@@ -94,6 +94,11 @@ impl Ollama {
         self.port
     }
 
+    /// The folder of its models (`OLLAMA_MODELS`), for tests that harm them.
+    pub fn store(&self) -> PathBuf {
+        self.folder.path().join("models")
+    }
+
     /// Kills it and its runners, as a crash does. Its store stays.
     ///
     /// # Errors
