@@ -243,6 +243,7 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
     report.positive(&field(&timeouts, "connect"), spec.timeouts.connect);
     report.positive(&field(&timeouts, "firstByte"), spec.timeouts.first_byte);
     report.positive(&field(&timeouts, "idle"), spec.timeouts.idle);
+    report.positive(&field(&field(here, "health"), "baseEjectionTime"), spec.health.base_ejection_time);
 }
 
 fn model(spec: &ModelSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {

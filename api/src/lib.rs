@@ -7,6 +7,7 @@ mod config;
 mod crd;
 mod engine_name;
 mod gateway;
+mod health;
 mod keys;
 mod load;
 mod model;
@@ -27,6 +28,7 @@ pub use engine_name::{EngineName, InvalidName, canonical};
 pub use gateway::{
     AdminSpec, Auth, GatewaySpec, LimitsSpec, LogSpec, LoggedRequests, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec,
 };
+pub use health::HealthSpec;
 pub use keys::{KeySpec, KeyState, KeysFile, Priority};
 pub use load::{MAX_KEYS_TEXT, load, load_keys, search_path};
 #[cfg(feature = "kube")]

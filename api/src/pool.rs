@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, HumanDuration, Share};
+use crate::{ByteSize, HealthSpec, HumanDuration, Share};
 
 /// A pool of replicas.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub struct PoolSpec {
     pub timeouts: TimeoutsSpec,
     /// When a request is sent again.
     pub retries: RetriesSpec,
+    /// When a replica is left alone, and how it comes back.
+    pub health: HealthSpec,
     /// Ollama's options that make it load a model again: a field given is pinned for all, in place of what a client says; a
     /// field absent is the client's. An answer's `x-tutti-adjusted` names what was changed.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -1,10 +1,11 @@
 //! `tutti status`: what a running gateway does.
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use tutti_gateway::status::Status;
+use tutti_gateway::status::{Cause, HeldState, HeldStatus, Status};
 
 use crate::admin::{Admin, Answer};
 use crate::print::{self, plain};
@@ -27,12 +28,14 @@ impl Ask {
         if self.json {
             return print::page(&format!("{body}\n"));
         }
-        print::page(&render(&serde_json::from_str(&body).context("the answer is not a gateway's status")?))
+        let status = serde_json::from_str(&body).context("the answer is not a gateway's status")?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        print::page(&render(&status, i64::try_from(now).unwrap_or(i64::MAX)))
     }
 }
 
 /// A status as people read it.
-fn render(status: &Status) -> String {
+fn render(status: &Status, now: i64) -> String {
     let Status { version, pid, generation, connections, .. } = status;
     let mut page = format!("tutti {version}, process {pid}, {connections} connections, table {generation}");
     page.push_str(if status.draining { ", draining\n" } else { "\n" });
@@ -45,12 +48,20 @@ fn render(status: &Status) -> String {
     for pool in &status.pools {
         page.push_str(&format!("\npool {}: {} waiting\n", pool.name, pool.queued));
         for replica in &pool.replicas {
-            let state = if replica.reachable { "reachable" } else { "UNREACHABLE" };
+            let ejected = replica.held.iter().any(|held| held.model.is_none() && held.state == HeldState::Ejected);
+            let state = match (replica.reachable, ejected) {
+                (false, _) => "UNREACHABLE",
+                (true, true) => "EJECTED",
+                (true, false) => "reachable",
+            };
             let version = plain(replica.version.as_deref().unwrap_or("?"));
             page.push_str(&format!(
                 "  {:<40} {state:<12} version {version:<20} {} in flight\n",
                 replica.url, replica.in_flight
             ));
+            for held in &replica.held {
+                page.push_str(&format!("      {}\n", told(held, now)));
+            }
         }
     }
     page.push_str("\nmodels\n");
@@ -58,4 +69,24 @@ fn render(status: &Status) -> String {
         page.push_str(&format!("  {:<40} {to}\n", plain(name)));
     }
     page
+}
+
+/// What is held against a replica, in a line.
+fn told(held: &HeldStatus, now: i64) -> String {
+    let what = held.model.as_deref().map_or("all of it".to_owned(), |model| format!("model {}", plain(model)));
+    let why = match held.cause {
+        Some(Cause::Busy) => "it answers that it is busy (503)",
+        Some(Cause::Closed) => "it closes before its answer is whole",
+        Some(Cause::Silent) => "it is silent for too long",
+        Some(Cause::Error) => "it answers with errors (5xx), as where a model does not load",
+        Some(Cause::Missing) => "it does not find the model (404)",
+        None => "",
+    };
+    let since = held.since.map_or(0, |since| (now - since).max(0));
+    let left = held.until.map_or(0, |until| (until - now).max(0));
+    match held.state {
+        HeldState::Ejected => format!("{what}: ejected {since} s ago, for {left} s more: {why}"),
+        HeldState::Kept => format!("{what}: fails for {since} s, and is used for want of others: {why}"),
+        HeldState::Returning => format!("{what}: coming back, slot by slot"),
+    }
 }

@@ -11,7 +11,7 @@ use tutti_api::Config;
 
 use crate::answers;
 use crate::fetch;
-use crate::health::Event;
+use crate::health;
 use crate::inventory;
 use crate::registry::Registry;
 use crate::replica::Replica;
@@ -95,7 +95,7 @@ impl Task {
         drop(known);
         // New replicas are asked before anybody is sent to them.
         not_ourselves(&table, &self.shared).await?;
-        let new = ask(&table, &self.shared).await;
+        let new = ask(&table).await;
         self.world.catalog.extend(new);
         self.publish(config).await
     }
@@ -103,7 +103,7 @@ impl Task {
     /// Asks every replica; a table is built only where an answer is news.
     pub(crate) async fn refresh(&mut self) {
         let table = self.shared.table().clone();
-        let heard = ask(&table, &self.shared).await;
+        let heard = ask(&table).await;
         let news = heard.iter().any(|(id, available)| self.world.catalog.get(id) != Some(available));
         self.world.catalog.extend(heard);
         if news && let Err(error) = self.publish(table.config.clone()).await {
@@ -125,14 +125,13 @@ impl Task {
 
 /// Asks all replicas of a table at once what they have. Who does not answer keeps what was known of it, and goes behind
 /// the others.
-async fn ask(table: &Table, shared: &Arc<Shared>) -> Catalog {
+async fn ask(table: &Table) -> Catalog {
     let mut asking = JoinSet::new();
     for (pool, replica) in each(table) {
-        let shared = shared.clone();
         asking.spawn(async move {
             let heard = inventory::ask(&replica).await;
             if !heard.reached {
-                shared.heard(&pool, &replica, Event::Unreachable);
+                health::unreachable(&pool.owner, &replica);
             }
             (replica.id, heard.models)
         });

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 
 use crate::classify::Dialect;
 use crate::exchange::ResponseBody;
+use crate::health::Cause;
 
 /// Whose fault an error is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,18 +103,31 @@ pub struct Failure {
     pub param: Option<&'static str>,
     /// The message quotes what a client or a replica said: it is for the client alone, and never logged.
     pub quotes: bool,
+    /// What is held against the replica for it.
+    pub blames: Option<Cause>,
 }
 
 impl Failure {
     /// A failure of this code with its message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let param = matches!(code, Code::ModelNotFound | Code::ModelRequired | Code::InvalidModelName);
-        Self { code, message: message.into(), allow: None, param: param.then_some("model"), quotes: false }
+        let blames = match code {
+            Code::UpstreamError | Code::StreamInterrupted => Some(Cause::Closed),
+            Code::UpstreamTimeout => Some(Cause::Silent),
+            _ => None,
+        };
+        let (message, param) = (message.into(), param.then_some("model"));
+        Self { code, message, allow: None, param, quotes: false, blames }
     }
 
     /// The failure of a field whose value means nothing.
     pub fn of(param: &'static str, message: impl Into<String>) -> Self {
         Self { param: Some(param), ..Self::new(Code::InvalidParameter, message) }
+    }
+
+    /// The same with something else held against the replica.
+    pub(crate) fn blaming(self, cause: Cause) -> Self {
+        Self { blames: Some(cause), ..self }
     }
 
     /// The same with a message that quotes what a client or a replica said.

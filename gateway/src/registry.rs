@@ -1,18 +1,23 @@
 //! What outlives a table: replicas, their slots, the pools' queues, the numbers of what is served.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
 use crate::credential::Credential;
+use crate::health;
+use crate::health::core::Policy;
 use crate::replica::Replica;
-use crate::schedule::{Owner, Target};
+use crate::schedule::{Owner, Slots, Target};
 
 type TargetKey = (Box<str>, Vec<u64>);
 /// The pool's name, its engine, where the replica is, and the file with the key that it wants.
 type ReplicaKey = (Box<str>, Engine, ReplicaUrl, Option<PathBuf>);
+
+/// The slots for each engine name, and how many each is to have.
+type Models = BTreeMap<Box<str>, Vec<(Arc<Slots>, u16)>>;
 
 /// Model, revision and pool of a route: what logs and metrics call it.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,7 +74,7 @@ impl Registry {
         if let Some(known) = self.replicas.get(&key).and_then(Weak::upgrade) {
             return Ok(known);
         }
-        let new = Replica::new(pool.engine, &key.2, credential)?;
+        let new = Replica::new(pool, &key.2, credential)?;
         self.replicas.insert(key, Arc::downgrade(&new));
         Ok(new)
     }
@@ -125,6 +130,14 @@ impl Registry {
     /// the table to all, then each queue lets go who waits for what is gone. Resolves when all queues have.
     pub async fn publish(&mut self, live: Live<'_>, swap: impl FnOnce()) {
         let Live { generation, targets, pools } = live;
+        let spec = |pool: &str| pools.iter().find(|spec| spec.name == pool);
+        let models = self.models(&targets);
+        for (name, owner) in &self.owners {
+            let Some(owner) = owner.upgrade() else { continue };
+            let policy = spec(name).map(|pool| Policy::of(&pool.health)).unwrap_or_default();
+            let models = models.get(name).into_iter().flat_map(BTreeMap::values).cloned().collect::<Vec<_>>();
+            health::table(&owner, policy, &models);
+        }
         self.targets.retain(|_, (target, _)| {
             targets.iter().any(|other| other.id() == target.id()) || {
                 target.slots().iter().for_each(|slots| slots.set_table(generation, 0));
@@ -135,7 +148,6 @@ impl Registry {
             target.slots().iter().for_each(|slots| slots.set_table(generation, *limit));
         }
         swap();
-        let spec = |pool: &str| pools.iter().find(|spec| spec.name == pool);
         for (name, owner) in &self.owners {
             let Some(owner) = owner.upgrade() else { continue };
             let size = spec(name).map_or(0, |pool| pool.queue.size as usize);
@@ -146,6 +158,22 @@ impl Registry {
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
         self.credentials.retain(|_, credential| credential.strong_count() > 0);
         self.served.retain(|_, served| served.strong_count() > 0);
+    }
+
+    /// The slots of these targets and how many there are, by pool and engine name.
+    fn models(&self, targets: &[Arc<Target>]) -> HashMap<Box<str>, Models> {
+        let mut models: HashMap<Box<str>, Models> = HashMap::new();
+        let is_live = |target: &Target| targets.iter().any(|other| other.id() == target.id());
+        for (target, limit) in self.targets.values().filter(|(target, _)| is_live(target)) {
+            for slots in target.slots() {
+                let of_pool = models.entry(slots.replica.pool.clone()).or_default();
+                let model = of_pool.entry(slots.name.clone()).or_default();
+                if !model.iter().any(|(known, _)| Arc::ptr_eq(known, slots)) {
+                    model.push((slots.clone(), *limit));
+                }
+            }
+        }
+        models
     }
 }
 

@@ -2,15 +2,13 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
 
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
-use tutti_api::{Engine, ReplicaUrl, canonical};
+use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
 use crate::credential::Credential;
-use crate::health::{Event, Trust};
 use crate::schedule::Slots;
 
 /// One engine process.
@@ -18,6 +16,8 @@ use crate::schedule::Slots;
 pub struct Replica {
     /// Tells replicas of this process apart; connections are kept by it.
     pub id: u64,
+    /// The pool it is in.
+    pub pool: Box<str>,
     /// What it speaks.
     pub engine: Engine,
     /// The endpoint's URL, in its one form.
@@ -32,10 +32,6 @@ pub struct Replica {
     pub(crate) credential: Option<Arc<Credential>>,
     /// A name that tells clients two replicas apart, and nothing else.
     pub opaque: HeaderValue,
-    /// Locked only where something is held against it, or begins to be; all others read the two words below it.
-    trust: Mutex<Trust>,
-    suspect: AtomicBool,
-    blamed: AtomicBool,
     version: Mutex<Option<String>>,
     /// By canonical engine name. Weak, for the slots refer to their replica; targets keep them.
     slots: Mutex<HashMap<Box<str>, Weak<Slots>>>,
@@ -47,7 +43,7 @@ impl Replica {
     /// # Errors
     /// Why its address cannot be sent as a header.
     pub(crate) fn new(
-        engine: Engine,
+        pool: &PoolSpec,
         url: &ReplicaUrl,
         credential: Option<Arc<Credential>>,
     ) -> Result<Arc<Self>, String> {
@@ -58,16 +54,14 @@ impl Replica {
         let text = |value: String| HeaderValue::try_from(value).map_err(|error| format!("{shown}: {error}"));
         Ok(Arc::new(Self {
             id: NEXT.fetch_add(1, Relaxed),
-            engine,
+            pool: pool.name.as_str().into(),
+            engine: pool.engine,
             credential,
             authority: text(url.address().to_string())?,
             host: url.host().into(),
             port: url.port(),
             opaque: text(format!("{:08x}", hash.finish() >> 32))?,
             url: shown.into(),
-            trust: Mutex::default(),
-            suspect: AtomicBool::new(false),
-            blamed: AtomicBool::new(false),
             version: Mutex::default(),
             slots: Mutex::default(),
         }))
@@ -89,21 +83,20 @@ impl Replica {
         if let Some(known) = slots.get(&*engine_name).and_then(Weak::upgrade) {
             return known;
         }
-        let new = Slots::new(self.clone(), generation, limit);
-        new.set_suspect(self.suspect());
+        let new = Slots::new(self.clone(), &engine_name, generation, limit);
         slots.insert(engine_name.into(), Arc::downgrade(&new));
         new
     }
 
-    /// All its slots, by canonical engine name.
-    pub fn all_slots(&self) -> Vec<(Box<str>, Arc<Slots>)> {
+    /// All its slots.
+    pub fn all_slots(&self) -> Vec<Arc<Slots>> {
         let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.iter().filter_map(|(name, slots)| Some((name.clone(), slots.upgrade()?))).collect()
+        slots.values().filter_map(Weak::upgrade).collect()
     }
 
     /// Requests it works on.
     pub fn in_flight(&self) -> u32 {
-        self.all_slots().iter().map(|(_, slots)| u32::from(slots.view().in_flight)).sum()
+        self.all_slots().iter().map(|slots| u32::from(slots.view().in_flight)).sum()
     }
 
     /// The engine's version, once it has told it.
@@ -113,35 +106,5 @@ impl Replica {
 
     pub(crate) fn set_version(&self, version: String) {
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some(version);
-    }
-
-    /// Whether others go before it: it could not be reached the last time, or it failed its last requests.
-    pub fn suspect(&self) -> bool {
-        self.suspect.load(Relaxed)
-    }
-
-    /// Whether it could be reached the last time.
-    pub fn reachable(&self) -> bool {
-        !self.trust.lock().unwrap_or_else(PoisonError::into_inner).unreachable
-    }
-
-    /// Whether it failed its last request.
-    pub(crate) fn blamed(&self) -> bool {
-        self.blamed.load(Relaxed)
-    }
-
-    /// Takes note of an event. Yields what was held against it before, and what is now.
-    pub(crate) fn note(&self, event: Event, now: Instant) -> (Trust, Trust) {
-        let mut trust = self.trust.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = *trust;
-        *trust = before.on(event, now);
-        self.blamed.store(trust.blamed(), Relaxed);
-        if before.suspect() != trust.suspect() {
-            self.suspect.store(trust.suspect(), Relaxed);
-            for (_, slots) in self.all_slots() {
-                slots.set_suspect(trust.suspect());
-            }
-        }
-        (before, *trust)
     }
 }

@@ -12,6 +12,7 @@ use http::HeaderValue;
 use crate::budget::Held;
 use crate::errors::Failure;
 use crate::exchange::Usage;
+use crate::health::Cause;
 use crate::log;
 use crate::metrics;
 use crate::record::{Phase, Record};
@@ -24,6 +25,10 @@ pub struct Settlement {
     /// What is known so far.
     pub record: Record,
     permit: Option<Permit>,
+    /// When the slot was taken.
+    sent: Instant,
+    /// The replica has begun to answer with a success.
+    good: bool,
     held: Option<Held>,
     waits_since: Option<Instant>,
     silent: bool,
@@ -32,9 +37,10 @@ pub struct Settlement {
 impl Settlement {
     /// Of a request whose head has arrived.
     pub fn begin(request_id: HeaderValue) -> Box<Self> {
+        let started = Instant::now();
         Box::new(Self {
             record: Record {
-                started: Instant::now(),
+                started,
                 request_id,
                 traceparent: None,
                 api: None,
@@ -52,6 +58,8 @@ impl Settlement {
                 retries: 0,
             },
             permit: None,
+            sent: started,
+            good: false,
             held: None,
             waits_since: None,
             silent: false,
@@ -75,15 +83,10 @@ impl Settlement {
         self.waits_since = Some(Instant::now());
     }
 
-    /// It waits no longer.
-    pub(crate) fn unqueue(&mut self) {
-        if let Some(since) = self.waits_since.take() {
-            self.record.queued += since.elapsed();
-        }
-    }
-
-    /// Holds a slot.
+    /// It waits no longer, and holds a slot.
     pub(crate) fn occupy(&mut self, permit: Permit) {
+        self.sent = Instant::now();
+        self.unqueue(self.sent);
         self.asks(permit.replica());
         self.permit = Some(permit);
     }
@@ -94,6 +97,31 @@ impl Settlement {
         self.record.phase = Phase::Waiting;
     }
 
+    fn unqueue(&mut self, now: Instant) {
+        if let Some(since) = self.waits_since.take() {
+            self.record.queued += now.saturating_duration_since(since);
+        }
+    }
+
+    /// The replica failed it, and it may be tried elsewhere or ends with the replica's own words.
+    pub(crate) fn blame(&self, cause: Cause) {
+        if let Some(permit) = &self.permit {
+            permit.failed(cause, self.sent);
+        }
+    }
+
+    /// No connection to the replica came about.
+    pub(crate) fn unreachable(&self) {
+        if let Some(permit) = &self.permit {
+            permit.unreachable();
+        }
+    }
+
+    /// The replica has begun to answer with a success.
+    pub(crate) fn begins_well(&mut self) {
+        self.good = true;
+    }
+
     /// The tokens so far.
     pub(crate) fn counted(&mut self, usage: Usage) {
         self.record.usage = usage;
@@ -101,7 +129,11 @@ impl Settlement {
 
     /// The replica has ended its part: its slot is free, however slowly the client reads.
     pub(crate) fn replica_done(&mut self) {
-        self.permit = None;
+        if let Some(permit) = self.permit.take()
+            && self.good
+        {
+            permit.answered(self.sent);
+        }
     }
 
     /// The replica's stream has come to its end.
@@ -115,6 +147,9 @@ impl Settlement {
     /// The request ends with this failure.
     pub(crate) fn failed(&mut self, failure: &Failure) {
         self.record.failure = Some(failure.clone());
+        if let Some(cause) = failure.blames {
+            self.blame(cause);
+        }
         self.permit = None;
         self.held = None;
     }
@@ -135,13 +170,17 @@ impl Settlement {
 
 impl Drop for Settlement {
     fn drop(&mut self) {
+        if self.record.phase == Phase::Answering {
+            self.replica_done(); // it answered as long as its client listened
+        }
         self.permit = None;
         self.held = None;
-        self.unqueue();
+        let now = Instant::now();
+        self.unqueue(now);
         if self.silent {
             return;
         }
-        let took = self.record.started.elapsed();
+        let took = now.saturating_duration_since(self.record.started);
         metrics::count(&self.record, took);
         log::line(&self.record, took);
     }

@@ -12,11 +12,9 @@ use tutti_api::Config;
 
 use crate::answers::Residents;
 use crate::budget::Budget;
-use crate::health::{self, Event};
 use crate::log;
 use crate::metrics::Metrics;
-use crate::replica::Replica;
-use crate::table::{Pool, Table};
+use crate::table::Table;
 
 /// One gateway, as its cores share it.
 #[derive(Debug)]
@@ -44,12 +42,10 @@ pub struct Shared {
     pub(crate) refresh: Notify,
     /// How often they have been asked; a change says that the answers are in the table.
     pub(crate) refreshed: watch::Sender<u64>,
-    /// The runtime of the control thread: where a replica that cannot be reached is tried again.
-    pub(crate) control: tokio::runtime::Handle,
 }
 
 impl Shared {
-    /// Of a gateway that starts with this table; called on the control thread's runtime.
+    /// Of a gateway that starts with this table.
     pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.set_limit(table.config.gateway.limits.label_values);
@@ -68,7 +64,6 @@ impl Shared {
             residents: Residents::default(),
             refresh: Notify::new(),
             refreshed: watch::Sender::new(0),
-            control: tokio::runtime::Handle::current(),
         })
     }
 
@@ -116,22 +111,6 @@ impl Shared {
         self.refresh.notify_one();
         // Late answers are as good as none: the name stays unknown.
         let _ = tokio::time::timeout(within, refreshed.changed()).await;
-    }
-
-    /// Takes note of what a replica did: others go before one that cannot be reached or fails, until it is well again.
-    pub(crate) fn heard(&self, pool: &Pool, replica: &Arc<Replica>, event: Event) {
-        if event == Event::Answered && !replica.blamed() {
-            return; // nothing to forgive
-        }
-        let (before, after) = health::hear(&pool.owner, replica, event);
-        let (name, url, owner) = (&*pool.name, &*replica.url, pool.owner.clone());
-        if after.unreachable && !before.unreachable {
-            tracing::warn!(pool = name, replica = url, "replica cannot be reached");
-            self.control.spawn(health::recover(name.to_owned(), owner, Arc::downgrade(replica)));
-        } else if let Some(until) = after.until.filter(|_| after.until != before.until) {
-            tracing::warn!(pool = name, replica = url, "replica fails its requests");
-            self.control.spawn(health::sit_out(until, owner, Arc::downgrade(replica)));
-        }
     }
 }
 

@@ -6,8 +6,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
+use crate::health::Health;
+pub use crate::health::{Cause, HeldState, HeldStatus};
+use crate::replica::Replica;
 use crate::shared::{Reloaded, Shared};
-use crate::table::Table;
+use crate::table::{Pool, Table};
 
 /// The answer of `/status`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -53,6 +56,9 @@ pub struct ReplicaStatus {
     pub version: Option<String>,
     /// Whether it could be reached the last time.
     pub reachable: bool,
+    /// What is held against it, and against models on it.
+    #[serde(default)]
+    pub held: Vec<HeldStatus>,
     /// Requests it works on.
     pub in_flight: u32,
 }
@@ -100,21 +106,23 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
 }
 
 fn pools(table: &Table) -> Vec<PoolStatus> {
-    let replica = |replica: &crate::replica::Replica| ReplicaStatus {
+    let of = |pool: &Pool| PoolStatus {
+        name: pool.name.to_string(),
+        queued: pool.owner.queued(),
+        replicas: pool.replicas.iter().map(|of| replica(&pool.owner.health, of)).collect(),
+    };
+    table.pools.iter().map(|pool| of(pool)).collect()
+}
+
+fn replica(health: &Health, replica: &Replica) -> ReplicaStatus {
+    let slots = replica.all_slots();
+    ReplicaStatus {
         url: replica.url.to_string(),
         version: replica.version(),
-        reachable: replica.reachable(),
+        reachable: health.is_reachable(replica),
+        held: health.told(replica, &slots),
         in_flight: replica.in_flight(),
-    };
-    table
-        .pools
-        .iter()
-        .map(|pool| PoolStatus {
-            name: pool.name.to_string(),
-            queued: pool.owner.queued(),
-            replicas: pool.replicas.iter().map(|of| replica(of)).collect(),
-        })
-        .collect()
+    }
 }
 
 #[cfg(test)]

@@ -146,6 +146,12 @@ impl Tutti {
         self.wait_said("tutti serves")["fields"][name].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Runs a command that asks this gateway at its admin port, such as `status`.
+    pub fn command(&self, arguments: &[&str]) -> Finished {
+        let (admin, file) = (self.admin(), self.token_file().display().to_string());
+        run(&[arguments, &["--admin", &admin, "--token-file", &file]].concat(), &[])
+    }
+
     /// The process.
     pub fn pid(&self) -> u32 {
         self.child.id()

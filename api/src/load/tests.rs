@@ -173,7 +173,7 @@ pools: [[p, ollama, null, [[\"http://h:1\", null, null, \"http://h:2\", /etc/key
         of(listed).unwrap_err(),
         [
             "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, ops }",
-            "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, runner, slots, timeouts }",
+            "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, slots, timeouts }",
         ]
     );
     for text in ["[]", "gateway: { auth: { none: null } }", "pools: [{ name: p, expose: { all: null } }]"] {
@@ -216,7 +216,7 @@ models:
             "tutti.yaml:3:36: anchors (`&…`) are not taken",
             "tutti.yaml:3:50: gateway.drain: 1 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
             "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, url }",
-            "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
+            "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
             "tutti.yaml:5:52: pools[0].keepAlive: 5 does not fit; write `client`, or a duration such as 30s",
             "tutti.yaml:6:13: pools[1].name: a list does not fit; write 1 to 63 letters, digits and `-`",
             "tutti.yaml:6:37: pools[1].endpoints[0].url: this is no replica's URL: the port is missing; write http://host:port",

@@ -70,7 +70,7 @@ async fn ask(table: &Table) -> Vec<(String, Value)> {
 
 fn reachable(table: &Table) -> Vec<(Arc<Pool>, Arc<Replica>)> {
     let each = |pool: &Arc<Pool>| {
-        let replicas = pool.replicas.iter().filter(|replica| replica.reachable());
+        let replicas = pool.replicas.iter().filter(|replica| pool.owner.health.is_reachable(replica));
         replicas.map(|replica| (pool.clone(), replica.clone())).collect::<Vec<_>>()
     };
     table.pools.iter().flat_map(each).collect()

@@ -17,6 +17,7 @@ use super::{Broken, Line, Watch};
 use crate::budget::Room;
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
+use crate::health::Cause;
 use crate::limits::{self, Limit};
 use crate::replica::Replica;
 use crate::settle::Settlement;
@@ -146,6 +147,7 @@ impl Streaming {
                 line.drive(cx);
             }
             let whole = self.watch.is_done(); // then whatever is the matter with the rest, the answer is all there
+            let mut cause = Cause::Closed;
             let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.last = Instant::now();
@@ -157,6 +159,7 @@ impl Streaming {
                 }
                 Poll::Ready(None) => {
                     self.ended = true;
+                    cause = Cause::Error; // a whole stream without its last event: so Ollama's `/v1` ends when its runner dies
                     if let Some(line) = self.line.take() {
                         line.keep(&self.replica);
                     }
@@ -165,6 +168,7 @@ impl Streaming {
                 Poll::Pending => match self.idle.poll_expired(cx) {
                     Poll::Ready(()) if whole => self.finish(),
                     Poll::Ready(()) => {
+                        cause = Cause::Silent;
                         let silent = format!("the replica was silent for {:?} within its answer", self.idle.limit);
                         Err((Bytes::new(), Broken::Garbled(silent)))
                     }
@@ -173,7 +177,7 @@ impl Streaming {
             };
             let bytes = match outcome {
                 Ok(bytes) => bytes,
-                Err((good, broken)) => self.broken(good, broken, settlement.as_deref_mut()),
+                Err((good, broken)) => self.broken(good, broken, cause, settlement.as_deref_mut()),
             };
             if let Some(settlement) = settlement.as_deref_mut() {
                 settlement.counted(self.watch.usage());
@@ -198,17 +202,12 @@ impl Streaming {
 
     /// Ends the stream in a way that no client takes for a success: with an error event, and without the dialect's
     /// last one. The connection to the replica goes with it.
-    fn broken(&mut self, good: Bytes, broken: Broken, settlement: Option<&mut Settlement>) -> Bytes {
+    fn broken(&mut self, good: Bytes, broken: Broken, cause: Cause, settlement: Option<&mut Settlement>) -> Bytes {
         self.ended = true;
         self.line = None;
-        let (message, tell) = match broken {
-            Broken::Said(message) => (message, false),
-            Broken::Garbled(message) => (message, true),
-        };
-        let failure = if tell {
-            Failure::new(Code::StreamInterrupted, message)
-        } else {
-            Failure::quoting(Code::StreamInterrupted, message)
+        let (failure, tell) = match broken {
+            Broken::Said(message) => (Failure::quoting(Code::StreamInterrupted, message).blaming(Cause::Error), false),
+            Broken::Garbled(message) => (Failure::new(Code::StreamInterrupted, message).blaming(cause), true),
         };
         if let Some(settlement) = settlement {
             settlement.failed(&failure);

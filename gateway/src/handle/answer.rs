@@ -31,6 +31,9 @@ impl Attempt<'_> {
         if head.status.is_informational() {
             return Err(Failure::new(Code::UpstreamError, format!("the replica answered {}", head.status)));
         }
+        if head.status.is_success() {
+            settlement.begins_well();
+        }
         let watch = self.watch(route, &head);
         let body = if watch.framing() == Framing::Whole {
             let room = Room { held: self.shared.budget.hold(), limit: budget };

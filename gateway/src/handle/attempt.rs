@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tokio::time::error::Elapsed;
 use tutti_api::Engine;
 
 use super::head::{PASSED_ON, header};
@@ -15,7 +14,7 @@ use crate::answers;
 use crate::classify::{Dialect, Reading, Rewrite, Wanted};
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
-use crate::health::Event;
+use crate::health::Cause;
 use crate::limits::{self, Limit};
 use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
@@ -39,7 +38,6 @@ pub(super) struct Attempt<'a> {
 }
 
 pub(super) type Answer = (Response<Incoming>, Line);
-type Sent = Result<Result<Answer, NoHead>, Elapsed>;
 
 impl Attempt<'_> {
     /// Admits the request and waits for its turn. A revision is final once the slot is taken: where the table changes
@@ -60,10 +58,7 @@ impl Attempt<'_> {
             let exclude = self.failed_at.as_deref();
             let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
             match verdict {
-                Verdict::Go(permit) => {
-                    settlement.unqueue();
-                    return Ok((route, permit));
-                }
+                Verdict::Go(permit) => return Ok((route, permit)),
                 Verdict::Reroute => tokio::task::yield_now().await,
                 Verdict::Refused(code) => return Err(refused(code, &route)),
             }
@@ -93,14 +88,26 @@ impl Attempt<'_> {
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
         let send = Line::send(&replica, request, route.pool.connect);
         let sent = tokio::time::timeout(route.pool.first_byte, send).await;
-        if let Some(event) = event(&sent) {
-            self.shared.heard(&route.pool, &replica, event);
-        }
         match sent {
-            Ok(Ok((response, _))) if response.status() == 503 && may_retry => self.failed_at = Some(replica),
-            Ok(Ok(answer)) => return Ok(Some(answer)),
-            Ok(Err(NoHead::Connect(_))) if may_retry => self.failed_at = Some(replica),
-            Ok(Err(why)) => return Err(no_head(why)),
+            Ok(Ok(answer)) => {
+                let status = answer.0.status();
+                if let Some(cause) = blamed(status) {
+                    settlement.blame(cause);
+                }
+                if status != StatusCode::SERVICE_UNAVAILABLE || !may_retry {
+                    return Ok(Some(answer));
+                }
+                self.failed_at = Some(replica);
+            }
+            Ok(Err(why)) => {
+                if matches!(why, NoHead::Connect(_)) {
+                    settlement.unreachable();
+                }
+                if !may_retry || !matches!(why, NoHead::Connect(_)) {
+                    return Err(no_head(why));
+                }
+                self.failed_at = Some(replica);
+            }
             Err(_) => return Err(too_late(route.pool.first_byte)),
         }
         Ok(None)
@@ -152,14 +159,13 @@ pub(super) fn too_late(within: Duration) -> Failure {
     Failure::new(Code::UpstreamTimeout, format!("the replica sent no answer within {within:?}"))
 }
 
-/// What an exchange says of the replica; an error of its own that another replica might say too says nothing.
-fn event(sent: &Sent) -> Option<Event> {
-    match sent {
-        Ok(Ok((response, _))) if response.status() == 503 => Some(Event::Failed),
-        Ok(Ok((response, _))) => (!response.status().is_server_error()).then_some(Event::Answered),
-        Ok(Err(NoHead::Connect(_))) => Some(Event::Unreachable),
-        Ok(Err(NoHead::Local(_))) => None,
-        Ok(Err(NoHead::Broken(_))) | Err(_) => Some(Event::Failed),
+/// What an answer's status says of the replica. A 400 says nothing: Ollama gives it without asking its engine.
+fn blamed(status: StatusCode) -> Option<Cause> {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Some(Cause::Busy),
+        // The replica said that it has it, and does not find it now: a file of it is gone.
+        StatusCode::NOT_FOUND => Some(Cause::Missing),
+        _ => status.is_server_error().then_some(Cause::Error),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::answers;
 use crate::classify::Edits;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, ResponseBody};
-use crate::health::Event;
+use crate::health;
 use crate::json::{self, Kind};
 use crate::settle::Settlement;
 use crate::table::Route;
@@ -32,10 +32,10 @@ impl Attempt<'_> {
         if route.pool.engine != Engine::Ollama {
             return Ok(answers::shown(&route));
         }
-        let mut replicas: Vec<_> = route.target.slots().iter().map(|slots| slots.replica.clone()).collect();
-        replicas.sort_by_key(|replica| replica.suspect());
+        let mut slots: Vec<_> = route.target.slots().iter().collect();
+        slots.sort_by_key(|slots| slots.view().suspect);
         let mut failure = Failure::new(Code::NoReplica, "the pool has no replica for this model");
-        for replica in replicas {
+        for replica in slots.into_iter().map(|slots| slots.replica.clone()) {
             settlement.asks(&replica);
             let request = self.request(&route, &replica, settlement)?;
             let sent = tokio::time::timeout(WITHIN, Line::send(&replica, request, route.pool.connect)).await;
@@ -44,7 +44,7 @@ impl Attempt<'_> {
                 Ok(Err(why)) => {
                     // That it answers this says nothing of whether it can generate: it is not forgiven for that.
                     if matches!(why, NoHead::Connect(_)) {
-                        self.shared.heard(&route.pool, &replica, Event::Unreachable);
+                        health::unreachable(&route.pool.owner, &replica);
                     }
                     no_head(why)
                 }

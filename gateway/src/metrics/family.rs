@@ -82,6 +82,8 @@ metrics! {
         "Requests that wait for a slot";
     REACHABLE Gauge "tutti_replica_reachable" "" ["pool" "replica"]
         "1 where the replica could be reached the last time";
+    EJECTIONS Counter "tutti_ejections" "" ["pool" "cause"]
+        "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503), closed, silent (for too long), error (another 5xx, as of a model that does not load), missing (404)";
     CONNECTIONS Gauge "tutti_connections" "" []
         "Connections of clients that are open";
     HEADS_REFUSED Counter "tutti_heads_refused" "" []

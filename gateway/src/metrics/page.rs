@@ -126,18 +126,25 @@ fn conventional(key: &ShapeKey) -> [&str; 5] {
 }
 
 fn replicas(table: &Table, page: &mut Page) {
-    let each = || table.pools.iter().flat_map(|pool| pool.replicas.iter().map(move |replica| (&*pool.name, replica)));
     let mut family = page.family(&f::IN_FLIGHT);
-    for (pool, replica) in each() {
-        family.value([pool, &replica.url], replica.in_flight());
+    for replica in table.pools.iter().flat_map(|pool| &pool.replicas) {
+        family.value([&*replica.pool, &replica.url], replica.in_flight());
     }
     let mut family = page.family(&f::QUEUED);
     for pool in &table.pools {
         family.value([&*pool.name], pool.owner.queued());
     }
     let mut family = page.family(&f::REACHABLE);
-    for (pool, replica) in each() {
-        family.value([pool, &replica.url], u8::from(replica.reachable()));
+    for pool in &table.pools {
+        for replica in &pool.replicas {
+            family.value([&*pool.name, &replica.url], u8::from(pool.owner.health.is_reachable(replica)));
+        }
+    }
+    let mut family = page.family(&f::EJECTIONS);
+    for pool in &table.pools {
+        for (cause, count) in pool.owner.health.ejections() {
+            family.value([&*pool.name, cause.name()], count);
+        }
     }
 }
 

@@ -219,19 +219,17 @@ impl Scheduler {
         }
     }
 
-    /// The least loaded of the slots with room, in turn where several are. A suspect one is taken only where all
-    /// are so. `None` also while the views are not complete: a better slot may be among the missing.
+    /// The best of the slots with room, in turn where several are. `None` also while the views are not complete: a
+    /// better slot may be among the missing.
     fn best(&self, slots: &[SlotId]) -> Option<SlotId> {
         let mut views: SmallVec<[(SlotId, View); 4]> =
             slots.iter().map(|id| Some((*id, self.slots.get(id)?.view?))).collect::<Option<_>>()?;
         let all_suspect = views.iter().all(|(_, view)| view.suspect);
         let first = self.turn % views.len().max(1);
         views.rotate_left(first);
-        views
-            .into_iter()
-            .filter(|(_, view)| view.free() > 0 && (all_suspect || !view.suspect))
-            .min_by_key(|(_, view)| view.in_flight)
-            .map(|(id, _)| id)
+        let ranked = views.into_iter().enumerate();
+        let ranked = ranked.filter_map(|(at, (id, view))| Some((view.rank(at == 0, all_suspect)?, id)));
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, id)| id)
     }
 
     /// Takes a waiter out; the last of its line opens the gates that no other line needs.

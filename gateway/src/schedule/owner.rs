@@ -2,15 +2,17 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::core::{Action, Arrival, Event, Scheduler, SlotId, TargetId, WaiterId};
-use super::word::{Busy, View, Word};
+use super::word::{Busy, Rank, View, Word};
 use crate::errors::Code;
+use crate::health::core::{Event as HealthEvent, Force};
+use crate::health::{self, Cause, Health};
 use crate::replica::Replica;
 
 /// The slots of one runner on one replica. Survives every swap of the table.
@@ -18,15 +20,33 @@ use crate::replica::Replica;
 pub struct Slots {
     id: SlotId,
     word: Word,
+    /// How many there are, and how many of them may be in use, if not all.
+    limits: Mutex<(u16, Option<u16>)>,
+    /// Something is held against them or their replica that an answer would change.
+    blamed: AtomicBool,
+    /// The canonical engine name that they are for.
+    pub name: Box<str>,
     /// Where they are.
     pub replica: Arc<Replica>,
 }
 
 impl Slots {
     /// New slots, all free.
-    pub fn new(replica: Arc<Replica>, generation: u32, limit: u16) -> Arc<Self> {
+    pub fn new(replica: Arc<Replica>, name: &str, generation: u32, limit: u16) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), word: Word::new(generation, limit), replica })
+        Arc::new(Self {
+            id: NEXT.fetch_add(1, Relaxed),
+            word: Word::new(generation, limit),
+            limits: Mutex::new((limit, None)),
+            blamed: AtomicBool::new(false),
+            name: name.into(),
+            replica,
+        })
+    }
+
+    /// Their number: other slots never get it.
+    pub fn id(&self) -> SlotId {
+        self.id
     }
 
     /// How they stand.
@@ -36,12 +56,18 @@ impl Slots {
 
     /// From now on only choices made from this table's generation take slots.
     pub fn set_table(&self, generation: u32, limit: u16) {
-        self.word.set_table(generation, limit);
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.0 = limit;
+        self.word.set_table(generation, limits.1.map_or(limit, |most| most.min(limit)));
     }
 
-    /// Whether others go before the replica; the pool's owner must hear of a change.
-    pub fn set_suspect(&self, suspect: bool) {
-        self.word.set_suspect(suspect);
+    /// From now on this holds; the pool's owner must hear of it.
+    pub(crate) fn set_force(&self, force: Force) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.1 = force.cap;
+        self.word.set_limit(force.cap.map_or(limits.0, |most| most.min(limits.0)));
+        self.word.set_trust(force.suspect, force.kept);
+        self.blamed.store(force.blamed, Relaxed);
     }
 }
 
@@ -76,22 +102,21 @@ impl Target {
         self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
     }
 
-    /// The fast path: the least loaded of the open slots, in turn where several are. `exclude` are those that have just
-    /// failed this request.
+    /// The fast path: the best of the open slots. `exclude` are those that have just failed this request.
     fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
         let (later, first) = self.slots.split_at(turn() % self.slots.len().max(1));
-        let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id));
-        let all_suspect = allowed().all(|slots| slots.view().suspect);
+        let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id)).enumerate();
+        let all_suspect = allowed().all(|(_, slots)| slots.view().suspect);
         for _ in 0..=self.slots.len() {
-            let mut best: Option<(u16, &Arc<Slots>)> = None;
-            for slots in allowed() {
+            let mut best: Option<(Rank, &Arc<Slots>)> = None;
+            for (at, slots) in allowed() {
                 let view = slots.view();
                 if view.closed {
                     return Err(Busy::Full); // others wait: nobody passes them
                 }
-                let usable = view.free() > 0 && (all_suspect || !view.suspect);
-                if usable && best.is_none_or(|(load, _)| view.in_flight < load) {
-                    best = Some((view.in_flight, slots));
+                let rank = view.rank(at == 0, all_suspect);
+                if let Some(rank) = rank.filter(|rank| best.is_none_or(|(other, _)| *rank < other)) {
+                    best = Some((rank, slots));
                 }
             }
             let Some((_, slots)) = best else { return Err(Busy::Full) };
@@ -137,6 +162,23 @@ impl Permit {
     pub fn replica(&self) -> &Arc<Replica> {
         &self.slots.replica
     }
+
+    /// What was sent then in this slot was answered whole.
+    pub(crate) fn answered(&self, sent: Instant) {
+        if self.slots.blamed.load(Relaxed) {
+            health::hear(&self.owner, HealthEvent::Answered(self.slots.id, sent));
+        }
+    }
+
+    /// It failed.
+    pub(crate) fn failed(&self, cause: Cause, sent: Instant) {
+        health::hear(&self.owner, HealthEvent::Failed(self.slots.id, cause, sent));
+    }
+
+    /// It could not be sent: no connection came about.
+    pub(crate) fn unreachable(&self) {
+        health::unreachable(&self.owner, &self.slots.replica);
+    }
 }
 
 impl Drop for Permit {
@@ -150,9 +192,11 @@ impl Drop for Permit {
 /// The handle of a pool's owner task. The task ends when the last handle is gone.
 #[derive(Debug)]
 pub struct Owner {
+    /// What is held against the pool's replicas.
+    pub(crate) health: Health,
     /// Unbounded, and yet bounded, as requests are by connections: each has at most its arrival and its departure in
-    /// it, and of each try the slot it gave back. Where a replica begins or ceases to be suspect, which takes a try or
-    /// the end of a pause, each of its slots with a closed gate is in it once more; and there is one table at a time.
+    /// it, and of each try the slot it gave back. Where slots become suspect or their number changes, which takes a try
+    /// or some time, those with a closed gate are in it once more; and there is one table at a time.
     messages: mpsc::UnboundedSender<Message>,
     queued: Arc<AtomicUsize>,
     next: AtomicU64,
@@ -215,7 +259,9 @@ impl Owner {
             queued: queued.clone(),
         };
         tokio::spawn(task.run(inbox));
-        Arc::new(Self { messages, queued, next: AtomicU64::new(0) })
+        let owner = Arc::new(Self { health: Health::new(), messages, queued, next: AtomicU64::new(0) });
+        tokio::spawn(health::run(Arc::downgrade(&owner)));
+        owner
     }
 
     /// How many requests wait.
@@ -249,10 +295,10 @@ impl Owner {
         verdict
     }
 
-    /// A replica has become, or is no longer, suspect.
-    pub fn changed(&self, replica: &Replica) {
+    /// Slots have become, or are no longer, suspect, or are more or fewer.
+    pub fn changed(&self, slots: &Slots) {
         // A gate that is closed later is closed before the slot is looked at.
-        for (_, slots) in replica.all_slots().iter().filter(|(_, slots)| slots.view().closed) {
+        if slots.view().closed {
             self.send(Message::Changed(slots.id));
         }
     }

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 
 const CLOSED: u64 = 1 << 63;
 const SUSPECT: u64 = 1 << 62;
-const GENERATION: u64 = (1 << 30) - 1;
+const KEPT: u64 = 1 << 61;
+const GENERATION: u64 = (1 << 29) - 1;
 const COUNT: u64 = 0xffff;
 const ONE: u64 = 1 << 16;
 
@@ -17,8 +18,10 @@ const ONE: u64 = 1 << 16;
 pub struct View {
     /// Something waits: only the owner hands out slots.
     pub closed: bool,
-    /// The replica could not be reached, or failed its requests: others go before it.
+    /// The replica cannot be reached, or is ejected: others go before it.
     pub suspect: bool,
+    /// It fails, and is used for want of others: no more than in its turn, however quickly it fails.
+    pub kept: bool,
     /// Slots in use.
     pub in_flight: u16,
     /// Slots there are.
@@ -30,7 +33,17 @@ impl View {
     pub fn free(self) -> u16 {
         self.limit.saturating_sub(self.in_flight)
     }
+
+    /// How good a choice it is for the next request; `None`: it is none. The least loaded is the best, and the first of
+    /// those. `its_turn`: it stands first; others get their turn next. `all_suspect`: nothing better is to be had.
+    pub(super) fn rank(self, its_turn: bool, all_suspect: bool) -> Option<Rank> {
+        let usable = self.free() > 0 && (all_suspect || !self.suspect);
+        usable.then_some((self.kept && !its_turn, self.in_flight))
+    }
 }
+
+/// Lower is better.
+pub(super) type Rank = (bool, u16);
 
 /// Why a slot could not be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +70,7 @@ impl Word {
         View {
             closed: word & CLOSED != 0,
             suspect: word & SUSPECT != 0,
+            kept: word & KEPT != 0,
             in_flight: (word >> 16 & COUNT) as u16,
             limit: (word & COUNT) as u16,
         }
@@ -100,17 +114,19 @@ impl Word {
         self.0.fetch_and(!CLOSED, AcqRel);
     }
 
-    pub(super) fn set_suspect(&self, suspect: bool) {
-        if suspect {
-            self.0.fetch_or(SUSPECT, AcqRel);
-        } else {
-            self.0.fetch_and(!SUSPECT, AcqRel);
-        }
+    pub(super) fn set_trust(&self, suspect: bool, kept: bool) {
+        let new = if suspect { SUSPECT } else { 0 } | if kept { KEPT } else { 0 };
+        let _ = self.0.fetch_update(AcqRel, Acquire, |word| Some(word & !(SUSPECT | KEPT) | new));
+    }
+
+    /// Another number of slots.
+    pub(super) fn set_limit(&self, limit: u16) {
+        let _ = self.0.fetch_update(AcqRel, Acquire, |word| Some(word & !COUNT | u64::from(limit)));
     }
 
     /// A new table, and with it perhaps another number of slots.
     pub(super) fn set_table(&self, generation: u32, limit: u16) {
-        let keep = CLOSED | SUSPECT | COUNT << 16;
+        let keep = CLOSED | SUSPECT | KEPT | COUNT << 16;
         let new = (u64::from(generation) & GENERATION) << 32 | u64::from(limit);
         let _ = self.0.fetch_update(AcqRel, Acquire, |word| Some(word & keep | new));
     }
@@ -128,16 +144,16 @@ mod tests {
         word.close();
         assert_eq!(word.take(7), Err(Busy::Full));
         word.take_behind_gate();
-        assert_eq!(word.view(), View { closed: true, suspect: false, in_flight: 2, limit: 2 });
+        assert_eq!(word.view(), View { closed: true, suspect: false, kept: false, in_flight: 2, limit: 2 });
         assert!(word.release());
         word.open();
-        word.set_suspect(true);
+        word.set_trust(true, true);
         word.set_table(8, 1);
         assert_eq!(word.take(7), Err(Busy::Stale));
         assert_eq!(word.take(8), Err(Busy::Full));
         assert!(!word.release());
         assert_eq!(word.take(8), Ok(()));
-        assert_eq!(word.view(), View { closed: false, suspect: true, in_flight: 1, limit: 1 });
+        assert_eq!(word.view(), View { closed: false, suspect: true, kept: true, in_flight: 1, limit: 1 });
     }
 
     #[test]

@@ -31,7 +31,7 @@ const WAIT: Duration = Duration::from_secs(30);
 
 impl World {
     fn new(limit: u16) -> Self {
-        let view = View { closed: false, suspect: false, in_flight: 0, limit };
+        let view = View { closed: false, suspect: false, kept: false, in_flight: 0, limit };
         Self {
             core: Scheduler::new(BOUND),
             now: Instant::now(),
@@ -139,8 +139,12 @@ impl World {
     }
 
     fn suspect(&mut self, slot: SlotId, suspect: bool) {
+        self.change(slot, |view| view.suspect = suspect);
+    }
+
+    fn change(&mut self, slot: SlotId, change: impl Fn(&mut View)) {
         let view = self.slots.get_mut(&slot).unwrap();
-        view.suspect = suspect;
+        change(view);
         let view = *view;
         if view.closed {
             self.on(Event::Slot(slot, view));
@@ -161,6 +165,8 @@ enum Step {
     GiveBack(usize),
     Depart(usize),
     Suspect(SlotId, bool),
+    Kept(SlotId, bool),
+    Limit(SlotId, u16),
     Table(bool, bool),
     Pass(u64),
 }
@@ -171,6 +177,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => any::<usize>().prop_map(Step::GiveBack),
         2 => any::<usize>().prop_map(Step::Depart),
         1 => (0..3u64, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
+        1 => (0..3u64, any::<bool>()).prop_map(|(slot, kept)| Step::Kept(slot, kept)),
+        1 => (0..3u64, 1..4u16).prop_map(|(slot, limit)| Step::Limit(slot, limit)),
         1 => any::<(bool, bool)>().prop_map(|(first, second)| Step::Table(first, second)),
         1 => (0..40u64).prop_map(Step::Pass),
     ]
@@ -186,6 +194,8 @@ proptest! {
                 Step::GiveBack(pick) => world.give_back(pick),
                 Step::Depart(pick) => world.depart(pick),
                 Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
+                Step::Kept(slot, kept) => world.change(slot, |view| view.kept = kept),
+                Step::Limit(slot, limit) => world.change(slot, |view| view.limit = limit),
                 Step::Table(first, second) => {
                     let live = [(0, first), (1, second)].into_iter().filter_map(|(id, live)| live.then_some(id)).collect();
                     world.on(Event::Table(live));
@@ -275,4 +285,24 @@ fn the_equally_loaded_take_turns() {
         slot
     });
     assert_eq!(taken, [0, 1, 0, 1]);
+}
+
+#[test]
+fn one_that_fails_and_is_kept_gets_its_turn_and_no_more() {
+    let mut world = World::new(8);
+    world.change(0, |view| view.kept = true);
+    let taken = [(); 6].map(|()| {
+        world.arrive(0, None);
+        let (slot, _) = *world.running.last().unwrap();
+        if slot == 0 {
+            let last = world.running.len() - 1;
+            world.give_back(last); // at once, as failures are: it has the fewest in flight, always
+        }
+        slot
+    });
+    assert_eq!(taken, [0, 1, 0, 1, 0, 1]);
+    for _ in 0..13 {
+        world.arrive(0, None);
+    }
+    assert_eq!([0, 1].map(|slot| world.slots[&slot].in_flight), [8, 8], "better than to wait");
 }
