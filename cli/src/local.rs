@@ -11,6 +11,8 @@ use tutti_api::{Address, Config, Endpoint, Expose, InvalidAddress, PoolSpec, Rep
 const DEFAULT_PORT: u16 = 11434;
 /// How long an answer may take.
 const WITHIN: Duration = Duration::from_secs(2);
+/// How long a change may take: the gateway may just be asking replicas that do not answer.
+const CHANGE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Where the Ollama of this machine is, by `OLLAMA_HOST` as a client reads it.
 ///
@@ -100,13 +102,14 @@ pub(crate) fn who(address: &Address) -> Answers {
     }
 }
 
-/// Asks for a page by plain HTTP, with a connection of its own; all within 2 s, once a name is resolved.
+/// Asks for a page by plain HTTP, with a connection of its own; a GET within 2 s, once a name is resolved.
 ///
 /// # Errors
 /// There is no whole answer.
 pub(crate) fn ask(address: &Address, method: &str, path: &str, token: Option<&str>) -> io::Result<String> {
     const MAX_ANSWER: usize = 8 << 20;
-    let until = Instant::now() + WITHIN;
+    let within = if method == "GET" { WITHIN } else { CHANGE_WITHIN };
+    let until = Instant::now() + within;
     let mut stream = connect(address, until)?;
     let authorization = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
     stream.set_write_timeout(Some(left(until)?))?; // the kernel takes so few bytes at once
@@ -146,7 +149,7 @@ fn left(until: Instant) -> io::Result<Duration> {
 }
 
 fn late() -> io::Error {
-    io::Error::other(format!("no whole answer within {WITHIN:?}"))
+    io::Error::other("no whole answer within the time that it may take")
 }
 
 #[cfg(test)]

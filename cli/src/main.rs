@@ -2,6 +2,7 @@
 
 mod admin;
 mod config;
+mod drain;
 mod follow;
 mod gateway;
 mod key;
@@ -40,6 +41,14 @@ enum Command {
     Schema,
     /// Shows what a running gateway does: its pools, replicas, queues and models
     Status(status::Ask),
+    /// Takes a replica out of service: it gets nothing new, and what is in flight there goes on to its end
+    ///
+    /// Waits until nothing is in flight there. It holds through every change of the configuration, until `tutti undrain`
+    /// or until the gateway ends. The exit code is 1 where there is no such replica, where it is the last that serves a
+    /// model (see --force), and where the wait was too long.
+    Drain(drain::Drain),
+    /// Takes a replica that was drained back into service
+    Undrain(drain::Undrain),
     /// Makes, shows and revokes the keys that clients ask with
     Key(key::Key),
 }
@@ -59,6 +68,8 @@ fn main() -> ExitCode {
         Command::Check(source) => config::check(&source),
         Command::Schema => config::schema(),
         Command::Status(ask) => ask.run(),
+        Command::Drain(drain) => drain.run(),
+        Command::Undrain(undrain) => undrain.run(),
         Command::Key(key) => key.run(),
     };
     match outcome {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use tutti_gateway::status::{Cause, HeldState, HeldStatus, Status};
+use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, Status};
 
 use crate::admin::{Admin, Answer};
 use crate::print::{self, plain};
@@ -49,10 +49,12 @@ fn render(status: &Status, now: i64) -> String {
         page.push_str(&format!("\npool {}: {} waiting\n", pool.name, pool.queued));
         for replica in &pool.replicas {
             let ejected = replica.held.iter().any(|held| held.model.is_none() && held.state == HeldState::Ejected);
-            let state = match (replica.reachable, ejected) {
-                (false, _) => "UNREACHABLE",
-                (true, true) => "EJECTED",
-                (true, false) => "reachable",
+            let state = match replica {
+                ReplicaStatus { drained: true, in_flight: 0, .. } => "DRAINED",
+                ReplicaStatus { drained: true, .. } => "DRAINING",
+                ReplicaStatus { reachable: false, .. } => "UNREACHABLE",
+                _ if ejected => "EJECTED",
+                _ => "reachable",
             };
             let version = plain(replica.version.as_deref().unwrap_or("?"));
             page.push_str(&format!(

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tutti_api::Config;
 
 use crate::answers;
+use crate::drain::{self, Drained, Refused, Wish};
 use crate::fetch;
 use crate::health;
 use crate::inventory;
@@ -25,14 +26,22 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long one may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// A configuration to take up, and where to say what came of it.
-type Reload = (Arc<Config>, oneshot::Sender<Result<u32, String>>);
+/// What the task is asked for, and where to say what came of it.
+enum Ask {
+    /// To take up a configuration.
+    Reload(Arc<Config>, oneshot::Sender<Result<u32, String>>),
+    /// To take the replica at a URL out of service, or back.
+    Drain(String, Wish, oneshot::Sender<Result<Drained, Refused>>),
+}
 
 /// The handle of the control task.
 #[derive(Clone, Debug)]
 pub struct Control {
-    reloads: mpsc::Sender<Reload>,
+    asks: mpsc::Sender<Ask>,
 }
+
+/// What a handle says once its task is gone.
+const GONE: &str = "the gateway is shutting down";
 
 impl Control {
     /// Takes up a configuration; resolves with its generation once every queue goes by it.
@@ -41,8 +50,16 @@ impl Control {
     /// Why it cannot be; then all stays as it was.
     pub async fn reload(&self, config: Arc<Config>) -> Result<u32, String> {
         let (reply, outcome) = oneshot::channel();
-        let gone = || "the gateway is shutting down".to_owned();
-        self.reloads.send((config, reply)).await.map_err(|_| gone())?;
+        let gone = || GONE.to_owned();
+        self.asks.send(Ask::Reload(config, reply)).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+
+    /// Takes the replica at a URL out of service, or back; resolves once every queue goes by it.
+    pub(crate) async fn drain(&self, url: String, wish: Wish) -> Result<Drained, Refused> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = || Refused::Failed(GONE.to_owned());
+        self.asks.send(Ask::Drain(url, wish, reply)).await.map_err(|_| gone())?;
         outcome.await.map_err(|_| gone())?
     }
 }
@@ -57,19 +74,22 @@ pub(crate) struct Task {
 impl Task {
     /// Starts the task; it ends with its last handle.
     pub(crate) fn start(self) -> Control {
-        let (reloads, inbox) = mpsc::channel(1);
+        let (asks, inbox) = mpsc::channel(1);
         tokio::spawn(self.run(inbox));
-        Control { reloads }
+        Control { asks }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Reload>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asked = Instant::now();
         loop {
             let due = tokio::time::sleep_until((asked + EVERY).into());
             tokio::select! {
-                reload = inbox.recv() => match reload {
-                    Some((config, reply)) => {
+                ask = inbox.recv() => match ask {
+                    Some(Ask::Reload(config, reply)) => {
                         let _ = reply.send(self.take(config).await);
+                    }
+                    Some(Ask::Drain(url, wish, reply)) => {
+                        let _ = reply.send(self.drain(&url, wish).await);
                     }
                     None => return,
                 },
@@ -98,6 +118,29 @@ impl Task {
         let new = ask(&table).await;
         self.world.catalog.extend(new);
         self.publish(config).await
+    }
+
+    async fn drain(&mut self, given: &str, wish: Wish) -> Result<Drained, Refused> {
+        let table = self.shared.table().clone();
+        let url = drain::meant(&table, given)?;
+        let news = match wish {
+            Wish::Undrain => self.world.drained.remove(&*url),
+            Wish::Drain { force } => {
+                if !force && !self.world.drained.contains(&*url) {
+                    drain::not_the_last(&table, &url)?;
+                }
+                self.world.drained.insert(url.as_str().into())
+            }
+        };
+        if news {
+            self.publish(table.config.clone()).await.map_err(Refused::Failed)?;
+            tracing::info!(
+                replica = url,
+                "{}",
+                if wish == Wish::Undrain { "replica serves again" } else { "replica gets nothing new" }
+            );
+        }
+        Ok(drain::drained(&self.shared.table(), url))
     }
 
     /// Asks every replica; a table is built only where an answer is news.

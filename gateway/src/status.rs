@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
-use crate::health::Health;
 pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::replica::Replica;
 use crate::shared::{Reloaded, Shared};
@@ -56,6 +55,9 @@ pub struct ReplicaStatus {
     pub version: Option<String>,
     /// Whether it could be reached the last time.
     pub reachable: bool,
+    /// Whether it was taken out of service by hand: it gets nothing new.
+    #[serde(default)]
+    pub drained: bool,
     /// What is held against it, and against models on it.
     #[serde(default)]
     pub held: Vec<HeldStatus>,
@@ -109,17 +111,18 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
     let of = |pool: &Pool| PoolStatus {
         name: pool.name.to_string(),
         queued: pool.owner.queued(),
-        replicas: pool.replicas.iter().map(|of| replica(&pool.owner.health, of)).collect(),
+        replicas: pool.replicas.iter().map(|of| replica(pool, of)).collect(),
     };
     table.pools.iter().map(|pool| of(pool)).collect()
 }
 
-fn replica(health: &Health, replica: &Replica) -> ReplicaStatus {
-    let slots = replica.all_slots();
+fn replica(pool: &Pool, replica: &Replica) -> ReplicaStatus {
+    let (health, slots) = (&pool.owner.health, replica.all_slots());
     ReplicaStatus {
         url: replica.url.to_string(),
         version: replica.version(),
         reachable: health.is_reachable(replica),
+        drained: pool.drained.contains(&replica.id),
         held: health.told(replica, &slots),
         in_flight: replica.in_flight(),
     }

@@ -1,6 +1,6 @@
 //! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +21,8 @@ pub type Catalog = HashMap<u64, Vec<Available>>;
 pub struct World {
     /// What the replicas have.
     pub catalog: Catalog,
+    /// The URLs of those that get nothing new, each in its one form.
+    pub drained: HashSet<Box<str>>,
 }
 
 /// A model that a replica has.
@@ -67,6 +69,8 @@ pub struct Pool {
     pub owner: Arc<Owner>,
     /// Its replicas.
     pub replicas: Vec<Arc<Replica>>,
+    /// The numbers of those among them that get nothing new.
+    pub drained: HashSet<u64>,
     /// Longest wait for a slot.
     pub wait: Duration,
     /// How long a connection may take to come about.
@@ -83,6 +87,13 @@ impl Pool {
     /// Whether requests of OpenAI's API should go to the replicas by Ollama's own: only that carries what is pinned.
     pub fn wants_native(&self) -> bool {
         self.engine == Engine::Ollama && !self.pins.is_empty()
+    }
+}
+
+impl Pool {
+    /// Its replicas but for those that get nothing new.
+    pub fn serving(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.replicas.iter().filter(|replica| !self.drained.contains(&replica.id))
     }
 }
 
@@ -119,7 +130,7 @@ impl Table {
             listed: Vec::new(),
         };
         for spec in &config.pools {
-            let pool = pool(spec, registry)?;
+            let pool = pool(spec, world, registry)?;
             table.pools.push(pool);
         }
         for model in &config.models {
@@ -132,13 +143,9 @@ impl Table {
             let Some(at) = config.pools.iter().position(|pool| pool.name == revision.pool) else { continue };
             let Some(upstream) = revision.upstream.as_deref() else { continue };
             let (pool, spec) = (table.pools[at].clone(), &config.pools[at]);
-            let having: Vec<_> = pool
-                .replicas
-                .iter()
-                .filter(|replica| has(catalog, replica, upstream) != Some(false))
-                .cloned()
-                .collect();
-            let replicas = if having.is_empty() { pool.replicas.clone() } else { having };
+            let having: Vec<_> =
+                pool.serving().filter(|replica| has(catalog, replica, upstream) != Some(false)).cloned().collect();
+            let replicas = if having.is_empty() { pool.serving().cloned().collect() } else { having };
             let route = Arc::new(Route {
                 served: registry.served(&model.name, &revision.name, &pool.name, spec.engine),
                 target: registry.target(&replicas, upstream, generation, limit(spec)),
@@ -169,7 +176,7 @@ impl Table {
                 continue;
             }
             let replicas: Vec<_> =
-                pool.replicas.iter().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
+                pool.serving().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
             let route = Arc::new(Route {
                 served: registry.served(name, "", &pool.name, spec.engine),
                 target: registry.target(&replicas, &key, self.generation, limit(spec)),
@@ -214,8 +221,8 @@ impl Table {
     }
 }
 
-fn pool(spec: &PoolSpec, registry: &mut Registry) -> Result<Arc<Pool>, String> {
-    let replicas = spec
+fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<Pool>, String> {
+    let replicas: Vec<Arc<Replica>> = spec
         .endpoints
         .iter()
         .filter_map(|endpoint| Some((endpoint.url.as_deref()?, endpoint.api_key_file.as_deref().map(Path::new))))
@@ -226,6 +233,7 @@ fn pool(spec: &PoolSpec, registry: &mut Registry) -> Result<Arc<Pool>, String> {
         engine: spec.engine,
         pins: Pins::of(spec),
         owner: registry.owner(&spec.name, spec.queue.size as usize),
+        drained: replicas.iter().filter(|of| world.drained.contains(&of.url)).map(|of| of.id).collect(),
         replicas,
         wait: spec.queue.wait.get(),
         connect: spec.timeouts.connect.get(),

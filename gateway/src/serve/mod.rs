@@ -75,7 +75,7 @@ impl Gateway {
         let control = task.start();
         let addresses = (listen::address(&ops)?, listen::address(&admin)?);
         ops::start(ops, ops::Page::Ops, shared.clone());
-        ops::start(admin, ops::Page::Admin { token }, shared.clone());
+        ops::start(admin, ops::Page::Admin { token, control: control.clone() }, shared.clone());
         Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
     }
 

@@ -13,9 +13,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
 use tokio::sync::Semaphore;
 
 use super::socket::Socket;
+use crate::control::Control;
+use crate::drain::{Refused, Wish};
 use crate::limits::{self, Limit};
 use crate::metrics::{self, Format};
 use crate::shared::Shared;
@@ -26,8 +29,8 @@ use crate::status;
 pub(super) enum Page {
     /// `/metrics`, `/healthz`, `/readyz`
     Ops,
-    /// `/status`, for those with the token
-    Admin { token: String },
+    /// `/status`, `/drain`, `/undrain`, for those with the token
+    Admin { token: String, control: Control },
 }
 
 /// Connections to one of the ports. Further ones wait.
@@ -76,23 +79,52 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
 }
 
 async fn respond(page: Page, shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    if request.method() != Method::GET && request.method() != Method::HEAD {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "GET, please\n");
+    let changes = matches!((&page, request.uri().path()), (Page::Admin { .. }, "/drain" | "/undrain"));
+    let reads = request.method() == Method::GET || request.method() == Method::HEAD;
+    if if changes { request.method() != Method::POST } else { !reads } {
+        return text(StatusCode::METHOD_NOT_ALLOWED, if changes { "POST, please\n" } else { "GET, please\n" });
     }
     match (&page, request.uri().path()) {
         (_, "/healthz") => text(StatusCode::OK, "ok\n"),
         (_, "/readyz") if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         (_, "/readyz") => text(StatusCode::OK, "ready\n"),
         (Page::Ops, "/metrics") => printed(shared, request.headers()).await,
-        (Page::Admin { token }, path) if !authorized(&request, token) => {
+        (Page::Admin { token, .. }, path) if !authorized(&request, token) => {
             let mut response = text(StatusCode::UNAUTHORIZED, &format!("{path} wants the admin token\n"));
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             response
+        }
+        (Page::Admin { control, .. }, path @ ("/drain" | "/undrain")) => {
+            drained(control, path, request.uri().query().unwrap_or_default()).await
         }
         (Page::Admin { .. }, "/status") => {
             typed(StatusCode::OK, "application/json", status::Status::of(&shared).to_json())
         }
         _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),
+    }
+}
+
+/// Takes the replica `?replica=URL` out of service, with `&force=true` also where it is the last that serves a model;
+/// or takes it back.
+async fn drained(control: &Control, path: &str, query: &str) -> Response<Full<Bytes>> {
+    let value = |name: &str| {
+        let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        let found = pairs.into_iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| percent_decode_str(value).decode_utf8_lossy().into_owned())
+    };
+    let force = value("force").is_some_and(|force| force == "true");
+    let wish = if path == "/drain" { Wish::Drain { force } } else { Wish::Undrain };
+    match control.drain(value("replica").unwrap_or_default(), wish).await {
+        Ok(drained) => typed(StatusCode::OK, "application/json", serde_json::to_string(&drained).unwrap_or_default()),
+        Err(refused) => {
+            let status = match refused {
+                Refused::NoUrl { .. } => StatusCode::BAD_REQUEST,
+                Refused::Unknown { .. } => StatusCode::NOT_FOUND,
+                Refused::Last { .. } => StatusCode::CONFLICT,
+                Refused::Failed(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            text(status, &format!("{refused}\n"))
+        }
     }
 }
 
