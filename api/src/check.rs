@@ -176,6 +176,10 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
         }
     }
     report.file(&field(&admin, "tokenFile"), spec.admin.token_file.as_deref());
+    if let Some(tls) = &spec.tls {
+        report.file(&field(&field(here, "tls"), "cert"), Some(&tls.cert));
+        report.file(&field(&field(here, "tls"), "key"), Some(&tls.key));
+    }
     for (number, host) in spec.allowed_hosts.iter().enumerate() {
         if !is_name(host) && host.parse::<IpAddr>().is_err() {
             let help = "write a name as in gateway.bank.example, without scheme and port";
@@ -195,6 +199,7 @@ fn limits(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) {
     }
     for (name, duration) in [
         ("headerTimeout", limits.header_timeout),
+        ("handshakeTimeout", limits.handshake_timeout),
         ("bodyPause", limits.body_pause),
         ("bodyTimeout", limits.body_timeout),
         ("writeStall", limits.write_stall),

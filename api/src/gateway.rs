@@ -22,7 +22,9 @@ pub struct GatewaySpec {
     /// Host headers that are answered, beside addresses and localhost, while there are no keys. Others get a 403, so
     /// that no stranger's web page reaches the gateway through a browser (DNS rebinding).
     pub allowed_hosts: Vec<String>,
-    /// Certificate and key, to serve TLS.
+    /// Certificate and key, to serve TLS to clients: TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. The ops and admin ports stay
+    /// in clear. Changed files are taken up without a restart; whether there is TLS, and by which files, is taken at the
+    /// start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsSpec>,
     /// What it takes at most.
@@ -93,13 +95,14 @@ pub enum NoAuth {
     None,
 }
 
-/// A certificate and its key, in PEM. Read again when they change.
+/// A certificate and its key, in PEM. Read again when they change; a pair that is broken or does not belong together is
+/// refused, and the one before stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TlsSpec {
-    /// The certificate's file, with its chain.
+    /// The certificate's file: the server's own certificate first, then its chain.
     pub cert: String,
-    /// The key's file.
+    /// The file of the certificate's private key, not encrypted. Whoever reads it can pass for this gateway: mode 0600.
     pub key: String,
 }
 
@@ -119,6 +122,11 @@ pub struct LimitsSpec {
     pub header: ByteSize,
     /// How long a head may take to arrive, and how long a connection may lie idle before it.
     pub header_timeout: HumanDuration,
+    /// TLS handshakes in progress at once; further ones wait. Taken at the start only. Unit: handshakes.
+    #[schemars(range(min = 1))]
+    pub handshakes: u32,
+    /// How long a TLS handshake may take, with that wait.
+    pub handshake_timeout: HumanDuration,
     /// How long a client may pause within its body.
     pub body_pause: HumanDuration,
     /// How long all of a body may take to arrive.
@@ -139,6 +147,8 @@ impl Default for LimitsSpec {
             connections: 20_000,
             header: ByteSize::new(32 << 10),
             header_timeout: HumanDuration::from_secs(75),
+            handshakes: 2000,
+            handshake_timeout: HumanDuration::from_secs(10),
             body_pause: HumanDuration::from_secs(30),
             body_timeout: HumanDuration::from_secs(600),
             write_stall: HumanDuration::from_secs(120),

@@ -148,6 +148,10 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     if pins(&config) {
         eprintln!("{PINS_MISS_V1}");
     }
+    if let Some(tls) = &config.gateway.tls {
+        let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", path.display())))?;
+        warnings.iter().for_each(|warning| eprintln!("{warning}"));
+    }
     print::page(&format!("{} is right: {what}\n", path.display()))
 }
 

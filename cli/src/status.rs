@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use tutti_api::Timestamp;
 use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, Status};
 
 use crate::admin::{Admin, Answer};
@@ -41,6 +42,12 @@ fn render(status: &Status, now: i64) -> String {
     page.push_str(if status.draining { ", draining\n" } else { "\n" });
     if let Some(error) = &status.reload.error {
         page.push_str(&format!("the last change of the configuration was refused: {error}\n"));
+    }
+    if let Some(certificate) = &status.certificate {
+        page.push_str(&format!("certificate: {}\n", expires(certificate.expires, now)));
+        if let Some(error) = &certificate.reload.error {
+            page.push_str(&format!("the last change of the certificate was refused: {error}\n"));
+        }
     }
     if !status.at_next_start.is_empty() {
         page.push_str(&format!("changed, and taken at the next start: {}\n", status.at_next_start.join(", ")));
@@ -90,5 +97,14 @@ fn told(held: &HeldStatus, now: i64) -> String {
         HeldState::Ejected => format!("{what}: ejected {since} s ago, for {left} s more: {why}"),
         HeldState::Kept => format!("{what}: fails for {since} s, and is used for want of others: {why}"),
         HeldState::Returning => format!("{what}: coming back, slot by slot"),
+    }
+}
+
+/// When a certificate expires, and what is left until then.
+fn expires(at: Timestamp, now: i64) -> String {
+    match at.unix() - now {
+        left @ ..0 => format!("EXPIRED {} hours ago, at {at}", -left / 3600),
+        left @ ..172_800 => format!("expires in {} hours, at {at}", left / 3600),
+        left => format!("expires in {} days, at {at}", left / 86_400),
     }
 }

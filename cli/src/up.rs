@@ -1,7 +1,6 @@
 //! `tutti up`: one machine, one command.
 
 use std::io::IsTerminal;
-use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -69,7 +68,8 @@ fn welcome(gateway: &Gateway, names_models: bool) {
     let reached = || gateway.status().pools.iter().flat_map(|pool| &pool.replicas).any(|replica| replica.reachable);
     let models: Vec<String> = gateway.models().iter().map(|name| plain(name)).collect();
     let model = models.iter().find(|name| !name.contains("embed")).or(models.first());
-    eprintln!("\ntutti is up at http://{}", gateway.listen);
+    let at = format!("{}://{}", gateway.scheme(), gateway.listen);
+    eprintln!("\ntutti is up at {at}");
     match model {
         None if !names_models => eprintln!("{}", config::NAMES_NO_MODELS),
         None if reached() => eprintln!(
@@ -77,7 +77,7 @@ fn welcome(gateway: &Gateway, names_models: bool) {
         ),
         None => eprintln!("No replica answers yet: tutti serves their models as soon as one does."),
         Some(model) => {
-            eprintln!("models: {}\n\nTry it:\n\n{}\n", models.join(", "), try_it(&gateway.listen, model))
+            eprintln!("models: {}\n\nTry it:\n\n{}\n", models.join(", "), try_it(&at, model))
         }
     }
     if std::io::stderr().is_terminal() {
@@ -86,10 +86,10 @@ fn welcome(gateway: &Gateway, names_models: bool) {
 }
 
 /// The line to paste.
-fn try_it(listen: &SocketAddr, model: &str) -> String {
+fn try_it(at: &str, model: &str) -> String {
     let model = serde_json::Value::from(model);
     let body = format!(r#"{{"model":{model},"messages":[{{"role":"user","content":"你好"}}]}}"#);
-    format!("curl -s http://{listen}/v1/chat/completions -d {}", quoted(&body))
+    format!("curl -s {at}/v1/chat/completions -d {}", quoted(&body))
 }
 
 /// What came of looking for an Ollama.
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn the_line_to_paste_names_any_model() {
         let name = r#"it's "x""#;
-        let line = try_it(&"127.0.0.1:1".parse().unwrap(), name);
+        let line = try_it("http://127.0.0.1:1", name);
         let shell = format!("curl() {{ shift 3; printf %s \"$1\"; }}\n{line}");
         let pasted = Command::new("sh").args(["-c", &shell]).output().unwrap().stdout;
         let body: serde_json::Value = serde_json::from_slice(&pasted).unwrap();

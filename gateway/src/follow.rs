@@ -19,7 +19,29 @@ pub type Text = Result<String, String>;
 pub struct Followed {
     path: PathBuf,
     max: u64,
-    looks: Looks,
+    looks: Looks<Text>,
+}
+
+/// Two files that mean something only together: a change counts once both have settled.
+pub struct FollowedPair {
+    paths: [PathBuf; 2],
+    max: u64,
+    looks: Looks<[Text; 2]>,
+}
+
+impl FollowedPair {
+    /// Reads the files and follows them from then on. Files of more than `max` bytes are not read.
+    pub fn open(paths: [PathBuf; 2], max: u64) -> (Self, [Text; 2]) {
+        let texts = paths.each_ref().map(|path| look(path, max));
+        (Self { paths, max, looks: Looks { taken: texts.clone(), seen: texts.clone() } }, texts)
+    }
+
+    /// Waits until either file holds something else, and yields what both hold then.
+    pub async fn changed(&mut self) -> [Text; 2] {
+        let (paths, max) = (self.paths.clone(), self.max);
+        let look = move || paths.each_ref().map(|path| look(path, max));
+        self.looks.next(look, async || std::future::pending().await).await
+    }
 }
 
 impl Followed {
@@ -40,23 +62,9 @@ impl Followed {
     }
 
     /// Waits until the file holds something else, and yields that. `hurry` has it look at once.
-    pub async fn changed(&mut self, mut hurry: impl AsyncFnMut()) -> Text {
-        loop {
-            if self.looks.settled() {
-                tokio::select! {
-                    () = hurry() => {}
-                    () = tokio::time::sleep(LOOK) => {}
-                }
-            } else {
-                tokio::time::sleep(AGAIN).await;
-            }
-            let (path, max) = (self.path.clone(), self.max);
-            // On a thread of its own: a file system that does not answer holds up nothing else.
-            let Ok(text) = tokio::task::spawn_blocking(move || look(&path, max)).await else { continue };
-            if let Some(text) = self.looks.at(text) {
-                return text;
-            }
-        }
+    pub async fn changed(&mut self, hurry: impl AsyncFnMut()) -> Text {
+        let (path, max) = (self.path.clone(), self.max);
+        self.looks.next(move || look(&path, max), hurry).await
     }
 }
 
@@ -86,19 +94,38 @@ pub fn read(path: &Path, max: u64) -> io::Result<(String, bool)> {
 }
 
 /// Tells a change from a half of one: a text counts once two looks in a row saw it.
-struct Looks {
-    taken: Text,
-    seen: Text,
+struct Looks<T> {
+    taken: T,
+    seen: T,
 }
 
-impl Looks {
+impl<T: Clone + PartialEq + Send + 'static> Looks<T> {
+    /// Waits for the next change.
+    async fn next(&mut self, look: impl Fn() -> T + Clone + Send + 'static, mut hurry: impl AsyncFnMut()) -> T {
+        loop {
+            if self.settled() {
+                tokio::select! {
+                    () = hurry() => {}
+                    () = tokio::time::sleep(LOOK) => {}
+                }
+            } else {
+                tokio::time::sleep(AGAIN).await;
+            }
+            // On a thread of its own: a file system that does not answer holds up nothing else.
+            let Ok(seen) = tokio::task::spawn_blocking(look.clone()).await else { continue };
+            if let Some(changed) = self.at(seen) {
+                return changed;
+            }
+        }
+    }
+
     /// Whether there is nothing to wait for.
     fn settled(&self) -> bool {
         self.seen == self.taken
     }
 
     /// Hears what a look saw; yields it where it is a change.
-    fn at(&mut self, now: Text) -> Option<Text> {
+    fn at(&mut self, now: T) -> Option<T> {
         let again = now == self.seen;
         self.seen = now;
         if !again || self.settled() {

@@ -34,6 +34,7 @@ pub mod settle;
 pub mod shared;
 pub mod status;
 pub mod table;
+pub mod tls;
 
 pub use serve::{Gateway, Options, StartError};
 

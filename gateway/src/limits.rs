@@ -29,6 +29,8 @@ limits! {
     Connections "connections", "More connections than `gateway.limits.connections`.";
     Files "files", "More connections than the limit on open files is enough for.";
     OpsConnections "ops_connections", "More connections to the ops or admin port than it has places.";
+    Handshakes "handshakes", "A TLS handshake that waited for one of `gateway.limits.handshakes` to end.";
+    HandshakeTimeout "handshake_timeout", "A TLS handshake that took `gateway.limits.handshakeTimeout`.";
     JsonDepth "json_depth", "A body that nests deeper than 128 levels.";
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";

@@ -2,19 +2,20 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
-use tutti_api::Config;
+use tutti_api::{Config, Timestamp};
 
 use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::table::Table;
+use crate::tls::Tls;
 
 /// One gateway, as its cores share it.
 #[derive(Debug)]
@@ -30,6 +31,10 @@ pub struct Shared {
     pub instance: HeaderValue,
     /// Connections that are open.
     pub connections: AtomicUsize,
+    /// What clients are served by under TLS; `None`: in clear.
+    pub(crate) tls: Option<Tls>,
+    /// TLS handshakes that came to nothing.
+    pub failed_handshakes: AtomicU64,
     /// Heads that were no HTTP, or longer than they may be.
     pub refused_heads: AtomicU64,
     /// Changes whenever a connection has closed.
@@ -46,7 +51,7 @@ pub struct Shared {
 
 impl Shared {
     /// Of a gateway that starts with this table.
-    pub fn new(table: Arc<Table>, instance: HeaderValue) -> Arc<Self> {
+    pub(crate) fn new(table: Arc<Table>, instance: HeaderValue, tls: Option<Tls>) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.set_limit(table.config.gateway.limits.label_values);
         log::set_requests(table.config.gateway.log.requests);
@@ -57,6 +62,8 @@ impl Shared {
             metrics,
             instance,
             connections: AtomicUsize::new(0),
+            tls,
+            failed_handshakes: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),
             draining: watch::Sender::new(false),
@@ -124,9 +131,8 @@ pub struct Reloaded {
 }
 
 impl Reloaded {
-    fn now(error: Option<String>) -> Self {
-        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self { at: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), error }
+    pub(crate) fn now(error: Option<String>) -> Self {
+        Self { at: Timestamp::now().unix(), error }
     }
 }
 

@@ -10,6 +10,7 @@ pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::replica::Replica;
 use crate::shared::{Reloaded, Shared};
 use crate::table::{Pool, Table};
+use crate::tls::{CertificateStatus, Tls};
 
 /// The answer of `/status`.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
@@ -25,6 +26,9 @@ pub struct Status {
     /// The fields that the configuration in force has changed and that are taken at the start only.
     #[serde(default)]
     pub at_next_start: Vec<String>,
+    /// The certificate that clients are served by, if they are by TLS.
+    #[serde(default)]
+    pub certificate: Option<CertificateStatus>,
     /// Connections that are open.
     pub connections: usize,
     /// Whether it is draining.
@@ -75,6 +79,7 @@ impl Status {
             generation: table.generation,
             reload: shared.reload_outcome(),
             at_next_start: at_next_start(&shared.started.gateway, &table.config.gateway),
+            certificate: shared.tls.as_ref().map(Tls::status),
             connections: shared.connections.load(Relaxed),
             draining: shared.draining(),
             pools: pools(&table),
@@ -102,6 +107,8 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
         ("gateway.listen", started.listen != now.listen),
         ("gateway.ops", started.ops != now.ops),
         ("gateway.admin.listen", started.admin.listen != now.admin.listen),
+        ("gateway.tls", started.tls != now.tls),
+        ("gateway.limits.handshakes", started.limits.handshakes != now.limits.handshakes),
         ("gateway.admin.tokenFile", started.admin.token_file != now.admin.token_file),
     ];
     fields.into_iter().filter(|(_, changed)| *changed).map(|(name, _)| name.to_owned()).collect()

@@ -1,8 +1,10 @@
 //! What the end-to-end tests share: the binary `tutti` as a process, and a client that writes its bytes by hand.
 
+mod certificate;
 mod client;
 mod tutti;
 
+pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 

@@ -88,6 +88,12 @@ metrics! {
         "Connections of clients that are open";
     HEADS_REFUSED Counter "tutti_heads_refused" "" []
         "Heads of requests that were no HTTP or longer than gateway.limits.header; no request, so neither in the log nor in tutti_requests";
+    HANDSHAKES_FAILED Counter "tutti_tls_handshakes_failed" "" []
+        "TLS handshakes of clients that came to nothing";
+    CERTIFICATE_EXPIRY Gauge "tutti_tls_certificate_expiry_seconds" "seconds" []
+        "When the first certificate of the chain in force expires, in Unix time; absent without TLS";
+    CERTIFICATE_OK Gauge "tutti_tls_last_reload_successful" "" []
+        "1 where the last change of the certificate's files was taken up; absent without TLS";
     BODY_BYTES Gauge "tutti_buffered_body_bytes" "bytes" []
         "Bytes of request bodies and of whole answers in memory";
     LIMIT_HITS Counter "tutti_limit_hits" "" ["limit"]

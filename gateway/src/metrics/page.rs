@@ -11,6 +11,7 @@ use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
 use super::text::{Format, Page};
 use crate::shared::Shared;
 use crate::table::Table;
+use crate::tls::Tls;
 use crate::{limits, log};
 
 /// What clients of the gateway did in each phase when they left, in the order of [`Counts::cancelled`].
@@ -152,6 +153,11 @@ fn gateway(shared: &Shared, page: &mut Page) {
     let reload = shared.reload_outcome();
     page.family(&f::CONNECTIONS).value([], shared.connections.load(Relaxed));
     page.family(&f::HEADS_REFUSED).value([], shared.refused_heads.load(Relaxed));
+    page.family(&f::HANDSHAKES_FAILED).value([], shared.failed_handshakes.load(Relaxed));
+    if let Some(certificate) = shared.tls.as_ref().map(Tls::status) {
+        page.family(&f::CERTIFICATE_EXPIRY).value([], certificate.expires.unix());
+        page.family(&f::CERTIFICATE_OK).value([], u8::from(certificate.reload.error.is_none()));
+    }
     page.family(&f::BODY_BYTES).value([], shared.budget.used());
     let mut family = page.family(&f::LIMIT_HITS);
     limits::hits().for_each(|(limit, hits)| family.value([limit], hits));

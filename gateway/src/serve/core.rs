@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
-use super::http;
+use super::connection;
 use crate::shared::Shared;
 use crate::{exchange, log, metrics};
 
@@ -108,7 +108,7 @@ fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>
 
 async fn take(mut inbox: mpsc::UnboundedReceiver<Option<Accepted>>, shared: Arc<Shared>) {
     while let Some(Some((socket, peer, counted))) = inbox.recv().await {
-        tokio::spawn(http::connection(socket, peer, counted, shared.clone()));
+        tokio::spawn(connection::serve(socket, peer, counted, shared.clone()));
     }
 }
 

@@ -35,6 +35,9 @@ pub enum StartError {
     /// An endpoint is none, or leads back here.
     #[error("{0}")]
     Endpoint(String),
+    /// There is no serving TLS by these files.
+    #[error("{0}")]
+    Tls(String),
     /// The admin token can be neither read nor made.
     #[error("admin token file {path}: {error}")]
     Token {

@@ -1,12 +1,14 @@
 //! Sockets, threads and time around the request: a runtime a core for clients, one for control, ops and admin.
 
 mod accept;
+mod connection;
 mod core;
 mod files;
-mod http;
+mod handshake;
 mod listen;
 mod ops;
 mod socket;
+mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -21,6 +23,7 @@ use crate::registry::Registry;
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::{Table, World};
+use crate::tls::Tls;
 pub use listen::StartError;
 
 /// What a gateway is started with, beside its configuration.
@@ -54,6 +57,8 @@ impl Gateway {
     /// What stood in the way, with what to do.
     pub async fn start(config: Arc<Config>, options: Options) -> Result<Self, StartError> {
         let spec = &config.gateway;
+        let tls = spec.tls.as_ref().map(|tls| Tls::start(tls, spec.limits.handshakes)).transpose();
+        let tls = tls.map_err(StartError::Tls)?;
         let listen = listen::bind(&spec.listen)?;
         let ops = listen::bind(&spec.ops)?;
         let admin = listen::bind(&spec.admin.listen)?;
@@ -64,7 +69,7 @@ impl Gateway {
         let mut registry = Registry::default();
         let world = World::default();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
-        let shared = Shared::new(Arc::new(table), instance);
+        let shared = Shared::new(Arc::new(table), instance, tls);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = listen::address(&listen)?;
         tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
@@ -77,6 +82,11 @@ impl Gateway {
         ops::start(ops, ops::Page::Ops, shared.clone());
         ops::start(admin, ops::Page::Admin { token, control: control.clone() }, shared.clone());
         Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
+    }
+
+    /// `http` or `https`: how clients reach it.
+    pub fn scheme(&self) -> &'static str {
+        if self.shared.tls.is_some() { "https" } else { "http" }
     }
 
     /// Takes up a configuration without a pause; what [`Status::at_next_start`] names stays as it is until then.

@@ -12,12 +12,14 @@ use socket2::{SockRef, TcpKeepalive};
 use tutti_api::LimitsSpec;
 
 use super::core::Counted;
+use super::handshake::shake;
 use super::socket::Socket;
+use super::stream::Stream;
 use crate::handle::handle;
 use crate::limits::{self, Limit, Seldom};
 use crate::shared::Shared;
 
-/// How long a draining gateway waits for the rest of a connection's first head.
+/// How long a draining gateway waits for the rest of a handshake, or of a connection's first head.
 const HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
 /// How long a connection is silent before the kernel asks whether the client's machine is there.
 const PROBE_AFTER: Duration = Duration::from_secs(60);
@@ -27,14 +29,31 @@ const PROBE_EVERY: Duration = Duration::from_secs(10);
 const PROBES: u32 = 3;
 
 /// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes ([`Socket`]).
-pub(super) async fn connection(socket: TcpStream, peer: SocketAddr, _counted: Counted, shared: Arc<Shared>) {
+pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, _counted: Counted, shared: Arc<Shared>) {
     let limits = shared.table().config.gateway.limits.clone();
     let stream = match prepare(socket, &limits) {
         Ok(stream) => stream,
         Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
     };
-    let max_head = limits.header.bytes();
     let mut draining = shared.drained();
+    let stream = match &shared.tls {
+        None => Stream::Plain(stream),
+        Some(tls) => {
+            let shaken = Box::pin(shake(stream, peer, tls, limits.handshake_timeout.get(), &shared));
+            let too_late = async {
+                draining.begins().await;
+                tokio::time::sleep(HEAD_IN_DRAIN).await;
+            };
+            tokio::select! {
+                shaken = shaken => match shaken {
+                    Some(stream) => Stream::Tls(Box::new(stream)),
+                    None => return,
+                },
+                () = too_late => return,
+            }
+        }
+    };
+    let max_head = limits.header.bytes();
     let asked = AtomicBool::new(false);
     let service = service_fn(|request| {
         asked.store(true, Relaxed);
