@@ -1,7 +1,7 @@
 //! Where something listens, and where a replica is.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 /// `host:port`. Two that are written differently and mean the same are equal.
@@ -28,8 +28,31 @@ impl Address {
     pub fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Ip(ip) => ip.is_loopback(),
-            Host::Name(name) => name == "localhost",
+            Host::Name(name) => is_localhost(name),
         }
+    }
+
+    /// A name that DNS is to be asked for; `None` for an address, and for localhost, which is known (RFC 6761, section 6.3).
+    pub fn name(&self) -> Option<&str> {
+        match &self.host {
+            Host::Name(name) if !is_localhost(name) => Some(name),
+            Host::Name(_) | Host::Ip(_) => None,
+        }
+    }
+
+    /// The addresses that are known without asking: none for a name other than localhost.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let ips = match &self.host {
+            Host::Ip(ip) => vec![*ip],
+            Host::Name(name) if is_localhost(name) => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+            Host::Name(_) => Vec::new(),
+        };
+        ips.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect()
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Whether who connects here meets who listens on `listener`. Port 0 is another one for each.
@@ -82,6 +105,29 @@ pub(crate) fn is_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
+/// Whether a name, in lower case, means this machine wherever it is asked.
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    name == "localhost" || name.ends_with(".localhost")
+}
+
+/// Reads a name server: `ip:port`, or an address alone, then with port 53.
+///
+/// # Errors
+/// Why it is none: a name would have to be asked for itself.
+pub fn name_server(text: &str) -> Result<SocketAddr, InvalidAddress> {
+    const DNS_PORT: u16 = 53;
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok(SocketAddr::new(ip, DNS_PORT));
+    }
+    let address: Address = text.parse()?;
+    match address.host {
+        Host::Ip(ip) if address.port != 0 => Ok(SocketAddr::new(ip, address.port)),
+        Host::Ip(_) => Err(InvalidAddress("nobody listens on port 0")),
+        Host::Name(_) => Err(InvalidAddress("a name would have to be asked for itself")),
+    }
+}
+
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
@@ -102,17 +148,9 @@ impl ReplicaUrl {
         &self.0
     }
 
-    /// Where to connect: a name or an address, that one without brackets.
-    pub fn host(&self) -> String {
-        match &self.0.host {
-            Host::Ip(ip) => ip.to_string(),
-            Host::Name(name) => name.clone(),
-        }
-    }
-
-    /// Where to connect.
-    pub fn port(&self) -> u16 {
-        self.0.port
+    /// The replica at an address that was found.
+    pub fn at(ip: IpAddr, port: u16) -> Self {
+        Self(Address { host: Host::Ip(ip.to_canonical()), port })
     }
 }
 
@@ -180,6 +218,38 @@ mod tests {
             "http://h:1",
         ] {
             assert!(wrong.parse::<Address>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_known_is_not_asked() {
+        let of = |text: &str| {
+            let address: Address = text.parse().unwrap();
+            (address.name().map(str::to_owned), address.addresses().iter().map(SocketAddr::to_string).collect())
+        };
+        let known = |at: &[&str]| (None, at.iter().map(|at| (*at).to_owned()).collect::<Vec<_>>());
+        assert_eq!(of("10.0.0.7:1"), known(&["10.0.0.7:1"]));
+        assert_eq!(of("[::ffff:10.0.0.7]:1"), known(&["10.0.0.7:1"]));
+        for name in ["localhost:1", "LocalHost.:1", "gpu.localhost:1"] {
+            assert_eq!(of(name), known(&["127.0.0.1:1", "[::1]:1"]), "{name}");
+        }
+        for name in ["gpu:1", "localhost.example:1", "notlocalhost:1"] {
+            assert_eq!(of(name), (name.strip_suffix(":1").map(str::to_owned), Vec::new()));
+        }
+    }
+
+    #[test]
+    fn a_name_server_is_an_address() {
+        for (written, meant) in [
+            ("10.0.0.10", "10.0.0.10:53"),
+            ("10.0.0.10:5353", "10.0.0.10:5353"),
+            ("::1", "[::1]:53"),
+            ("[::1]:54", "[::1]:54"),
+        ] {
+            assert_eq!(name_server(written).map(|server| server.to_string()), Ok(meant.to_owned()));
+        }
+        for wrong in ["", "dns.example", "dns.example:53", "10.0.0.10:0", "10.0.0.10:x", "udp://10.0.0.10"] {
+            assert!(name_server(wrong).is_err(), "{wrong}");
         }
     }
 

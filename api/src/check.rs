@@ -1,14 +1,16 @@
 //! What a schema cannot say: names that must be unique or exist, addresses, and numbers that depend on each other.
 
+mod endpoint;
+
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use crate::address::is_name;
+use crate::address::{is_name, name_server};
 use crate::problem::{Problem, offer};
 use crate::yaml::{Node, Step, dotted};
 use crate::{
-    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec, ReplicaUrl,
-    RevisionSpec, canonical,
+    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec, RevisionSpec,
+    canonical,
 };
 
 /// Longest name of a model. Unit: bytes.
@@ -101,10 +103,13 @@ impl Report<'_> {
         }
     }
 
-    fn file(&mut self, steps: &[Step], file: Option<&str>) {
-        if file.is_some_and(|file| file.is_empty() || file.starts_with('~')) {
+    /// Whether a text, where there is one, can name a file.
+    fn file(&mut self, steps: &[Step], file: Option<&str>) -> bool {
+        let wrong = file.is_some_and(|file| file.is_empty() || file.starts_with('~'));
+        if wrong {
             self.add(steps, "this names no file", Some("write its whole path; `~` means nothing here"));
         }
+        !wrong
     }
 
     /// A model's name as its engine takes it.
@@ -180,6 +185,12 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
         report.file(&field(&field(here, "tls"), "cert"), Some(&tls.cert));
         report.file(&field(&field(here, "tls"), "key"), Some(&tls.key));
     }
+    for (number, server) in spec.nameservers.iter().enumerate() {
+        if let Err(error) = name_server(server) {
+            let help = "write an address, or ip:port, such as 10.96.0.10:53";
+            report.add(&item(here, "nameservers", number), format!("this is no name server: {error}"), Some(help));
+        }
+    }
     for (number, host) in spec.allowed_hosts.iter().enumerate() {
         if !is_name(host) && host.parse::<IpAddr>().is_err() {
             let help = "write a name as in gateway.bank.example, without scheme and port";
@@ -214,25 +225,9 @@ fn limits(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) {
 
 fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Report<'_>) {
     report.engine_name(&field(here, "base"), spec.engine, spec.base.as_deref());
-    let mut replicas = HashMap::new();
-    for (number, endpoint) in spec.endpoints.iter().enumerate() {
-        let endpoint_steps = item(here, "endpoints", number);
-        report.file(&field(&endpoint_steps, "apiKeyFile"), endpoint.api_key_file.as_deref());
-        let steps = field(&endpoint_steps, "url");
-        let url = match endpoint.url.as_deref().unwrap_or_default().parse::<ReplicaUrl>() {
-            Ok(url) => url,
-            Err(error) => {
-                let help = Some("write http://host:port");
-                report.add(&steps, format!("this is no replica's URL: {error}"), help);
-                continue;
-            }
-        };
-        if let Some((listener, _)) = listeners.iter().find(|(_, listener)| url.address().meets(listener)) {
-            report.add(&steps, format!("this is the gateway itself: {}", dotted(listener)), None);
-        }
-        if let Some(first) = replicas.insert(url, number) {
-            report.add(&steps, format!("endpoints[{first}] is the same replica"), None);
-        }
+    let mut places = HashMap::new();
+    for (number, spec) in spec.endpoints.iter().enumerate() {
+        endpoint::check(spec, number, &item(here, "endpoints", number), listeners, &mut places, report);
     }
     if spec.engine != Engine::Ollama {
         let help = Some("leave it out, and say it where the engine is started");

@@ -22,6 +22,11 @@ pub struct GatewaySpec {
     /// Host headers that are answered, beside addresses and localhost, while there are no keys. Others get a 403, so
     /// that no stranger's web page reaches the gateway through a browser (DNS rebinding).
     pub allowed_hosts: Vec<String>,
+    /// Who is asked for the addresses of names, as `ip:port`, or `ip` for port 53. Absent: whom `/etc/resolv.conf` names,
+    /// after `/etc/hosts`, with its search domains; both are read again when they change. Where some are written, only
+    /// they are asked, for names as they stand.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
     /// Certificate and key, to serve TLS to clients: TLS 1.2 and 1.3, HTTP/1.1 and HTTP/2. The ops and admin ports stay
     /// in clear. Changed files are taken up without a restart; whether there is TLS, and by which files, is taken at the
     /// start only.
@@ -46,6 +51,7 @@ impl Default for GatewaySpec {
             admin: AdminSpec::default(),
             auth: None,
             allowed_hosts: vec!["localhost".to_owned()],
+            nameservers: Vec::new(),
             tls: None,
             limits: LimitsSpec::default(),
             log: LogSpec::default(),

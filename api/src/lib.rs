@@ -22,7 +22,7 @@ mod traffic;
 mod units;
 mod yaml;
 
-pub use address::{Address, InvalidAddress, ReplicaUrl};
+pub use address::{Address, InvalidAddress, ReplicaUrl, name_server};
 pub use config::Config;
 pub use engine_name::{EngineName, InvalidName, canonical};
 pub use gateway::{

@@ -71,13 +71,17 @@ pub enum Engine {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct Endpoint {
-    /// A replica, as `http://host:port`.
+    /// A replica, as `http://host:port`. Where the host is a name it is one replica, at whichever of the name's addresses
+    /// answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// A name whose addresses are replicas, as `host:port`.
+    /// A name whose addresses (A and AAAA) are each a replica, as `host:port`: a headless Service in Kubernetes. It is
+    /// asked again when its TTL ends, after 1 s at the soonest and 30 s at the latest. While the name servers fail, the
+    /// last addresses stay; a name that does not exist, or has no address, is no replica. At most 1024 addresses are taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<String>,
-    /// A file with a URL a line.
+    /// A file with a URL a line, as `http://host:port`; what follows `#` is a comment. It is taken up again when it
+    /// changes; one with a line that is wrong changes nothing. At most 1 MiB and 1024 URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// The adapter-loader beside the replica, as `http://host:port`.

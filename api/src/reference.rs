@@ -22,6 +22,8 @@ pools:
     endpoints:
       - { url: http://127.0.0.1:11434 }
       - { url: http://10.0.0.7:11434 }
+      - { dns: ollama.svc:11434 }
+      - { file: /etc/tutti/replicas }
     expose: named
     slots: 4
     queue: { size: 1024, wait: 30s }

@@ -13,8 +13,6 @@ use crate::{Config, KeysFile, Slots};
 const NOT_YET: &[(&str, Option<&str>)] = &[
     ("gateway.auth.keysFile", None),
     ("gateway.peer", None),
-    ("pools[].endpoints[].dns", None),
-    ("pools[].endpoints[].file", None),
     ("pools[].endpoints[].loader", None),
     ("pools[].queue.coldWait", Some("5m")),
     ("pools[].batching.maxWait", Some("auto")),
@@ -45,7 +43,6 @@ static BEYOND: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
         ("pools[]", json!({ "required": ["name", "endpoints"] })),
         ("pools[].name", json!({ "pattern": "^[A-Za-z0-9-]{1,63}$", "x-form": "1 to 63 letters, digits and `-`" })),
         ("pools[].endpoints", json!({ "minItems": 1 })),
-        ("pools[].endpoints[]", json!({ "required": ["url"] })),
         (
             "pools[].slots",
             json!({ "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": Slots::MAX }] }),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, KeepAlive, PoolSpec, Problem, RunnerSpec};
+use tutti_gateway::discovery::list;
 use tutti_gateway::follow;
 
 use crate::follow::File;
@@ -142,6 +143,13 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     } else {
         format!("{} pools, {} models", config.pools.len(), config.models.len())
     };
+    for file in config.pools.iter().flat_map(|pool| &pool.endpoints).filter_map(|endpoint| endpoint.file.as_deref()) {
+        // It may be another machine's, or yet to come: no reason to refuse the configuration.
+        let text = follow::read(Path::new(file), list::MAX_BYTES).map_err(|error| error.to_string());
+        if let Err(error) = text.and_then(|(text, _)| list::parse(&text)) {
+            eprintln!("tutti: the list of replicas {file} is not right now: {error}");
+        }
+    }
     if !config.pools.is_empty() && !names_models(&config) {
         eprintln!("{}", NAMES_NO_MODELS);
     }

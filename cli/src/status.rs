@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tutti_api::Timestamp;
-use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, Status};
+use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, SourceStatus, Status};
 
 use crate::admin::{Admin, Answer};
 use crate::print::{self, plain};
@@ -65,13 +65,21 @@ fn render(status: &Status, now: i64) -> String {
             };
             let version = plain(replica.version.as_deref().unwrap_or("?"));
             page.push_str(&format!(
-                "  {:<40} {state:<12} version {version:<20} {} in flight\n",
-                replica.url, replica.in_flight
+                "  {:<40} {state:<12} version {version:<20} {} in flight, from {}\n",
+                replica.url,
+                replica.in_flight,
+                plain(&replica.from)
             ));
             for held in &replica.held {
                 page.push_str(&format!("      {}\n", told(held, now)));
             }
         }
+    }
+    if !status.discovery.is_empty() {
+        page.push_str("\ndiscovery\n");
+    }
+    for source in &status.discovery {
+        page.push_str(&format!("  {:<40} {}\n", format!("{} {}", source.kind, plain(&source.name)), how(source, now)));
     }
     page.push_str("\nmodels\n");
     for (name, to) in &status.models {
@@ -107,4 +115,19 @@ fn expires(at: Timestamp, now: i64) -> String {
         left @ ..172_800 => format!("expires in {} hours, at {at}", left / 3600),
         left => format!("expires in {} days, at {at}", left / 86_400),
     }
+}
+
+/// How a source is, in words.
+fn how(source: &SourceStatus, now: i64) -> String {
+    let SourceStatus { endpoints, left_out, at, failing, why, failures, .. } = source;
+    let heard = at.map_or("never heard".to_owned(), |at| format!("heard {} s ago", (now - at).max(0)));
+    let mut text = format!("{endpoints} found, {heard}");
+    if *left_out > 0 {
+        text.push_str(&format!(", {left_out} left out"));
+    }
+    if let Some(why) = why {
+        let failing = if *failing { format!("FAILING ({failures} times): ") } else { String::new() };
+        text.push_str(&format!(", {failing}{}", plain(why)));
+    }
+    text
 }

@@ -1,30 +1,25 @@
-//! The one task that changes what the cores see: it asks the replicas what they have, takes new configurations, builds
-//! tables and publishes them.
+//! The one task that changes what the cores see: it asks the replicas what they have, takes new configurations and what
+//! discovery has found, builds tables and publishes them.
 
-use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 use tutti_api::Config;
 
-use crate::answers;
+use crate::discovery::{self, Discovery};
 use crate::drain::{self, Drained, Refused, Wish};
-use crate::fetch;
-use crate::health;
-use crate::inventory;
+use crate::inventory::{self, Heard};
 use crate::registry::Registry;
 use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::{Catalog, Pool, Table, World};
+use crate::table::{Table, World};
 
 /// How often the replicas are asked what they have.
 const EVERY: Duration = Duration::from_secs(10);
 /// How soon they may be asked again because a name was not known.
 const AGAIN: Duration = Duration::from_secs(1);
-/// How long one may take to answer.
-const WITHIN: Duration = Duration::from_secs(2);
 
 /// What the task is asked for, and where to say what came of it.
 enum Ask {
@@ -81,6 +76,7 @@ impl Task {
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asked = Instant::now();
+        let shared = self.shared.clone();
         loop {
             let due = tokio::time::sleep_until((asked + EVERY).into());
             tokio::select! {
@@ -97,7 +93,8 @@ impl Task {
                     self.refresh().await;
                     asked = Instant::now();
                 }
-                () = self.shared.refresh.notified() => {
+                () = shared.discovery.news() => self.discovered().await,
+                () = shared.refresh.notified() => {
                     if asked.elapsed() >= AGAIN {
                         self.refresh().await;
                         asked = Instant::now();
@@ -109,14 +106,36 @@ impl Task {
         }
     }
 
-    async fn take(&mut self, config: Arc<Config>) -> Result<u32, String> {
-        let known = self.shared.table();
-        let table = Table::build(config.clone(), &self.world, known.generation + 1, &mut self.registry)?;
-        drop(known);
-        // New replicas are asked before anybody is sent to them.
-        not_ourselves(&table, &self.shared).await?;
-        let new = ask(&table).await;
-        self.world.catalog.extend(new);
+    /// Takes up a configuration. New replicas are asked what they have before anybody is sent to them.
+    ///
+    /// # Errors
+    /// Why it cannot be; then all stays as it was.
+    pub(crate) async fn take(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        let before = self.shared.table().config.clone();
+        let ourselves = std::mem::take(&mut self.world.ourselves); // all are asked again
+        self.discover(&config).await;
+        let taken = self.take_found(config).await;
+        if taken.is_err() {
+            self.world.ourselves = ourselves;
+            self.discover(&before).await;
+            self.shared.discovery.keep(&discovery::wanted(&before, &self.world.found));
+        }
+        taken
+    }
+
+    async fn take_found(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        let table = self.build(config.clone())?;
+        let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
+        let ourselves: Vec<u64> = answers.iter().filter(|(_, heard)| heard.ourselves).map(|(of, _)| of.id).collect();
+        for pool in &table.pools {
+            for (replica, origin) in pool.replicas.iter().zip(&pool.origins) {
+                if origin.written && ourselves.contains(&replica.id) {
+                    let url = &replica.url;
+                    return Err(format!("the endpoint {url} is this gateway itself: name the address of a replica"));
+                }
+            }
+        }
+        self.heard(answers);
         self.publish(config).await
     }
 
@@ -144,72 +163,105 @@ impl Task {
     }
 
     /// Asks every replica; a table is built only where an answer is news.
-    pub(crate) async fn refresh(&mut self) {
+    async fn refresh(&mut self) {
         let table = self.shared.table().clone();
-        let heard = ask(&table).await;
-        let news = heard.iter().any(|(id, available)| self.world.catalog.get(id) != Some(available));
-        self.world.catalog.extend(heard);
-        if news && let Err(error) = self.publish(table.config.clone()).await {
-            tracing::error!(error, "the table could not be built again");
+        let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
+        if self.heard(answers) {
+            self.publish_again(&table).await;
         }
         self.shared.refreshed.send_modify(|count| *count += 1);
     }
 
-    async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {
+    /// Takes up what discovery has found. New replicas are asked what they have before anybody is sent to them.
+    async fn discovered(&mut self) {
+        let table = self.shared.table().clone();
+        self.discover(&table.config).await;
+        self.world.forget_ourselves(&table.config);
+        let next = match self.build(table.config.clone()) {
+            Ok(next) => next,
+            Err(error) => return tracing::error!(error, "what was found cannot be used"),
+        };
+        if replicas(&next) == replicas(&table) {
+            return;
+        }
+        let known = &self.world.catalog;
+        let answers = inventory::ask_all(&next, &self.shared, |replica| !known.contains_key(&replica.id)).await;
+        self.heard(answers);
+        self.publish_again(&table).await;
+    }
+
+    /// Has the sources of a configuration say where replicas are.
+    async fn discover(&mut self, config: &Config) {
+        let discovery = &self.shared.discovery;
+        discovery.ask_at(name_servers(config));
+        let mut wanted = discovery::wanted(config, &discovery.found());
+        loop {
+            discovery.watch(&wanted).await;
+            self.world.found = discovery.found();
+            let now = discovery::wanted(config, &self.world.found);
+            if now.is_subset(&wanted) {
+                break;
+            }
+            wanted = now; // with the names that are in files
+        }
+    }
+
+    /// Takes note of what replicas said; whether it was news.
+    fn heard(&mut self, answers: Vec<(Arc<Replica>, Heard)>) -> bool {
+        let mut news = false;
+        for (replica, heard) in answers {
+            if heard.ourselves {
+                news |= self.world.ourselves.insert(replica.url.clone());
+                tracing::warn!(replica = &*replica.url, "this is the gateway itself, and no replica of it");
+            } else if let Some(models) = heard.models
+                && self.world.catalog.get(&replica.id) != Some(&models)
+            {
+                news = true;
+                self.world.catalog.insert(replica.id, models);
+            }
+        }
+        news
+    }
+
+    fn build(&mut self, config: Arc<Config>) -> Result<Table, String> {
         let generation = self.shared.table().generation + 1;
-        let table = Arc::new(Table::build(config, &self.world, generation, &mut self.registry)?);
+        let table = Table::build(config, &self.world, generation, &mut self.registry)?;
+        locate(&table, &self.shared.discovery);
+        Ok(table)
+    }
+
+    async fn publish_again(&mut self, table: &Table) {
+        if let Err(error) = self.publish(table.config.clone()).await {
+            tracing::error!(error, "the table could not be built again");
+        }
+    }
+
+    async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        let table = Arc::new(self.build(config)?);
         let shared = self.shared.clone();
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
-        let known: Vec<u64> = table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect();
+        let known = replicas(&table);
         self.world.catalog.retain(|id, _| known.contains(id));
-        Ok(generation)
+        shared.discovery.keep(&discovery::wanted(&table.config, &self.world.found));
+        Ok(table.generation)
     }
 }
 
-/// Asks all replicas of a table at once what they have. Who does not answer keeps what was known of it, and goes behind
-/// the others.
-async fn ask(table: &Table) -> Catalog {
-    let mut asking = JoinSet::new();
-    for (pool, replica) in each(table) {
-        asking.spawn(async move {
-            let heard = inventory::ask(&replica).await;
-            if !heard.reached {
-                health::unreachable(&pool.owner, &replica);
-            }
-            (replica.id, heard.models)
-        });
-    }
-    let mut catalog = HashMap::new();
-    while let Some(answered) = asking.join_next().await {
-        if let Ok((id, Some(available))) = answered {
-            catalog.insert(id, available);
+/// Tells the replicas of a table that have names where these lead now.
+fn locate(table: &Table, discovery: &Discovery) {
+    for replica in table.pools.iter().flat_map(|pool| &pool.replicas) {
+        if let Some(name) = &replica.name {
+            replica.locate(discovery.addresses(name));
         }
     }
-    catalog
 }
 
-fn each(table: &Table) -> impl Iterator<Item = (Arc<Pool>, Arc<Replica>)> {
-    table.pools.iter().flat_map(|pool| pool.replicas.iter().map(|replica| (pool.clone(), replica.clone())))
+/// The name servers that a configuration writes.
+fn name_servers(config: &Config) -> Vec<SocketAddr> {
+    config.gateway.nameservers.iter().filter_map(|server| tutti_api::name_server(server).ok()).collect()
 }
 
-/// Refuses an endpoint at which the gateway of this instance itself answers: it would send every request round in
-/// circles.
-///
-/// # Errors
-/// Which one, and what to do.
-pub(crate) async fn not_ourselves(table: &Table, shared: &Arc<Shared>) -> Result<(), String> {
-    let mut asking = JoinSet::new();
-    for (_, replica) in each(table) {
-        let shared = shared.clone();
-        asking.spawn(async move {
-            let fetched = fetch::get(&replica, inventory::sign_of_life(replica.engine), WITHIN).await.ok()?;
-            (fetched.headers.get(answers::INSTANCE) == Some(&shared.instance)).then(|| replica.url.to_string())
-        });
-    }
-    while let Some(asked) = asking.join_next().await {
-        if let Ok(Some(url)) = asked {
-            return Err(format!("the endpoint {url} is this gateway itself: name the address of a replica"));
-        }
-    }
-    Ok(())
+/// The replicas of a table, pool by pool.
+fn replicas(table: &Table) -> Vec<u64> {
+    table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect()
 }

@@ -1,17 +1,26 @@
 //! What a replica has, in the words of its engine.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use http::HeaderValue;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tutti_api::Engine;
 
+use crate::answers;
 use crate::calendar::rfc3339;
 use crate::fetch;
+use crate::health;
 use crate::replica::Replica;
-use crate::table::Available;
+use crate::shared::Shared;
+use crate::table::{Available, Table};
 
 /// How long it may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
+/// How many are asked at once. Unit: replicas.
+const AT_ONCE: usize = 256;
 
 /// In place of a digest that nobody says. Ollama's command line cuts a digest without looking at its length.
 const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -21,6 +30,8 @@ const NO_DIGEST: &str = "0000000000000000000000000000000000000000000000000000000
 pub(crate) struct Heard {
     /// Whether it answered at all.
     pub(crate) reached: bool,
+    /// Whether it is this gateway itself, and no replica.
+    pub(crate) ourselves: bool,
     /// What it has, newest first; `None` where it did not say.
     pub(crate) models: Option<Vec<Available>>,
 }
@@ -33,31 +44,59 @@ pub(crate) fn sign_of_life(engine: Engine) -> &'static str {
     }
 }
 
-/// Asks a replica what it has.
-pub(crate) async fn ask(replica: &Replica) -> Heard {
-    match replica.engine {
-        Engine::Ollama => {
-            // A list of many models may take its time; who does not even say a version cannot be reached.
-            let reached = version(replica).await;
-            Heard { reached, models: if reached { tags(replica).await } else { None } }
-        }
-        Engine::Openai => {
-            let fetched = fetch::get(replica, sign_of_life(Engine::Openai), WITHIN).await;
-            let reached = fetched.is_ok();
-            let body = fetched.ok().filter(|fetched| fetched.status.is_success()).map(|fetched| fetched.body);
-            Heard { reached, models: body.and_then(|body| models(&body)) }
-        }
+/// Asks replicas of a table what they have: all, or those that `which` wants. Who cannot be reached goes behind the
+/// others.
+pub(crate) async fn ask_all(
+    table: &Table,
+    shared: &Arc<Shared>,
+    which: impl Fn(&Replica) -> bool,
+) -> Vec<(Arc<Replica>, Heard)> {
+    let mut asking = JoinSet::new();
+    let room = Arc::new(Semaphore::new(AT_ONCE));
+    let all = table.pools.iter().flat_map(|pool| pool.replicas.iter().map(move |replica| (pool, replica)));
+    for (pool, replica) in all.filter(|(_, replica)| which(replica)) {
+        let (pool, replica, shared, room) = (pool.clone(), replica.clone(), shared.clone(), room.clone());
+        asking.spawn(async move {
+            let _room = room.acquire().await;
+            let heard = ask(&replica, &shared.instance).await;
+            if !heard.reached {
+                health::unreachable(&pool.owner, &replica);
+            }
+            (replica, heard)
+        });
     }
+    let mut answers = Vec::new();
+    while let Some(answered) = asking.join_next().await {
+        answers.extend(answered.ok());
+    }
+    answers
 }
 
-/// Hears an Ollama's version; false where it does not answer at all.
-async fn version(replica: &Replica) -> bool {
-    let Ok(fetched) = fetch::get(replica, sign_of_life(Engine::Ollama), WITHIN).await else { return false };
-    let body: Value = serde_json::from_slice(&fetched.body).unwrap_or_default();
+/// Asks a replica what it has. `instance` tells this gateway from others.
+async fn ask(replica: &Replica, instance: &HeaderValue) -> Heard {
+    // A list of many models may take its time; who does not even say a version cannot be reached.
+    let Ok(fetched) = fetch::get(replica, sign_of_life(replica.engine), WITHIN).await else {
+        return Heard { reached: false, ourselves: false, models: None };
+    };
+    if fetched.headers.get(answers::INSTANCE) == Some(instance) {
+        return Heard { reached: true, ourselves: true, models: None };
+    }
+    let models = match replica.engine {
+        Engine::Ollama => {
+            version(replica, &fetched.body);
+            tags(replica).await
+        }
+        Engine::Openai => fetched.status.is_success().then(|| models(&fetched.body)).flatten(),
+    };
+    Heard { reached: true, ourselves: false, models }
+}
+
+/// Takes note of an Ollama's version.
+fn version(replica: &Replica, body: &[u8]) {
+    let body: Value = serde_json::from_slice(body).unwrap_or_default();
     if let Some(version) = body["version"].as_str() {
         replica.set_version(version.to_owned());
     }
-    true
 }
 
 async fn tags(replica: &Replica) -> Option<Vec<Available>> {

@@ -10,6 +10,7 @@ mod calendar;
 pub mod classify;
 pub mod control;
 mod credential;
+pub mod discovery;
 pub mod drain;
 pub mod errors;
 pub mod exchange;

@@ -35,6 +35,8 @@ limits! {
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
     Queue "queue", "A request that found `queue.size` others waiting.";
+    Addresses "addresses", "More than 1024 addresses of a name in `dns`: those beyond are left out. Once an answer.";
+    ListedReplicas "listed_replicas", "More than 1024 replicas in the file of a `file` endpoint: it is refused.";
     LabelValues "label_values", "A model or tenant beyond `gateway.limits.labelValues`, counted as `(other)`; once a core and API.";
 }
 

@@ -63,12 +63,16 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// The replica of a pool at this URL, however it is spelt, and with the key in this file.
+    /// The replica of a pool at this URL, with the key in this file.
     ///
     /// # Errors
-    /// Why the URL leads nowhere, or the file holds no key.
-    pub fn replica(&mut self, pool: &PoolSpec, url: &str, key_file: Option<&Path>) -> Result<Arc<Replica>, String> {
-        let url: ReplicaUrl = url.parse().map_err(|error| format!("this is no replica's URL: {error}"))?;
+    /// Why its address cannot be sent as a header, or that the file holds no key.
+    pub fn replica(
+        &mut self,
+        pool: &PoolSpec,
+        url: ReplicaUrl,
+        key_file: Option<&Path>,
+    ) -> Result<Arc<Replica>, String> {
         let credential = key_file.map(|file| self.credential(file)).transpose()?;
         let key = (pool.name.as_str().into(), pool.engine, url, key_file.map(Path::to_owned));
         if let Some(known) = self.replicas.get(&key).and_then(Weak::upgrade) {
@@ -190,7 +194,7 @@ mod tests {
         let nothing = |generation| Live { generation, targets: Vec::new(), pools: &[] };
         let pool = PoolSpec { name: "p".to_owned(), ..PoolSpec::default() };
         let owner = registry.owner("p", 8);
-        let replica = registry.replica(&pool, "http://Localhost:1/", None).unwrap();
+        let replica = registry.replica(&pool, "http://Localhost:1/".parse().unwrap(), None).unwrap();
         let target = registry.target(&[replica], "m", 1, 1);
         let Verdict::Go(permit) = owner.acquire(&target, 1, Instant::now(), &mut Place::default(), None).await else {
             panic!("a free slot is not to be had");
@@ -199,7 +203,7 @@ mod tests {
         drop((owner, target));
         registry.publish(nothing(2), || ()).await;
 
-        let replica = registry.replica(&pool, "http://localhost:1", None).unwrap();
+        let replica = registry.replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         assert!(Arc::ptr_eq(&replica, permit.replica()));
         assert!(queue.upgrade().is_some_and(|queue| Arc::ptr_eq(&queue, &registry.owner("p", 8))));
         let target = registry.target(std::slice::from_ref(&replica), "M:latest", 3, 1);
@@ -209,10 +213,10 @@ mod tests {
         let id = replica.id;
         drop((replica, target, permit));
         registry.publish(nothing(4), || ()).await;
-        let replica = registry.replica(&pool, "http://localhost:1", None).unwrap();
+        let replica = registry.replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         assert_ne!(replica.id, id, "nobody used it any more");
         let openai = PoolSpec { engine: Engine::Openai, ..pool };
-        let other = registry.replica(&openai, "http://localhost:1", None).unwrap();
+        let other = registry.replica(&openai, "http://localhost:1".parse().unwrap(), None).unwrap();
         assert_ne!(other.id, replica.id, "what is known of an Ollama is not known of a server of the OpenAI API");
     }
 }

@@ -2,14 +2,25 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
 use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
 use crate::credential::Credential;
 use crate::schedule::Slots;
+
+/// Where to connect.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// In the order to try them.
+    pub(crate) list: Vec<SocketAddr>,
+    /// Why there is none, if there is none.
+    pub(crate) why: Option<String>,
+}
 
 /// One engine process.
 #[derive(Debug)]
@@ -24,10 +35,10 @@ pub struct Replica {
     pub url: Box<str>,
     /// What goes into the Host header: the replica's own authority (an Ollama refuses others).
     pub authority: HeaderValue,
-    /// Where to connect.
-    pub host: Box<str>,
-    /// Where to connect.
-    pub port: u16,
+    /// The name to ask DNS for, where it has one; then its addresses may change.
+    pub name: Option<Box<str>>,
+    port: u16,
+    addresses: ArcSwap<Addresses>,
     /// What it wants to hear of whoever asks.
     pub(crate) credential: Option<Arc<Credential>>,
     /// A name that tells clients two replicas apart, and nothing else.
@@ -58,13 +69,39 @@ impl Replica {
             engine: pool.engine,
             credential,
             authority: text(url.address().to_string())?,
-            host: url.host().into(),
-            port: url.port(),
+            name: url.address().name().map(Into::into),
+            port: url.address().port(),
+            addresses: ArcSwap::from_pointee(Addresses {
+                list: url.address().addresses(),
+                why: Some("the name has not been asked for yet".to_owned()),
+            }),
             opaque: text(format!("{:08x}", hash.finish() >> 32))?,
             url: shown.into(),
             version: Mutex::default(),
             slots: Mutex::default(),
         }))
+    }
+
+    /// Where to connect now.
+    pub(crate) fn addresses(&self) -> Arc<Addresses> {
+        self.addresses.load_full()
+    }
+
+    /// Whether a connection to there is still one to it: its name may have come to mean another machine.
+    pub(crate) fn is_at(&self, peer: SocketAddr) -> bool {
+        self.name.is_none() || self.addresses.load().list.contains(&peer)
+    }
+
+    /// Takes note of what DNS said of its name.
+    pub(crate) fn locate(&self, found: Result<Arc<[IpAddr]>, String>) {
+        let (list, why) = match found {
+            Ok(ips) => (ips.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect(), None),
+            Err(why) => (Vec::new(), Some(why)),
+        };
+        let new = Addresses { list, why };
+        if **self.addresses.load() != new {
+            self.addresses.store(Arc::new(new));
+        }
     }
 
     /// The headers that every request to it has.

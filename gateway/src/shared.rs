@@ -12,6 +12,7 @@ use tutti_api::{Config, Timestamp};
 
 use crate::answers::Residents;
 use crate::budget::Budget;
+use crate::discovery::Discovery;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::table::Table;
@@ -27,6 +28,8 @@ pub struct Shared {
     pub budget: Arc<Budget>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Who says where replicas are that the configuration does not name itself.
+    pub discovery: Discovery,
     /// Tells this gateway from others, so that it can know itself when it meets itself as a replica.
     pub instance: HeaderValue,
     /// Connections that are open.
@@ -60,6 +63,7 @@ impl Shared {
             table: ArcSwap::new(table),
             budget: Arc::default(),
             metrics,
+            discovery: Discovery::default(),
             instance,
             connections: AtomicUsize::new(0),
             tls,

@@ -1,11 +1,13 @@
 //! What a gateway says of itself to people.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
+use crate::discovery::{Heard, Origin, Source};
 pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::replica::Replica;
 use crate::shared::{Reloaded, Shared};
@@ -35,6 +37,9 @@ pub struct Status {
     pub draining: bool,
     /// The pools.
     pub pools: Vec<PoolStatus>,
+    /// Who says where replicas are that the configuration does not name itself.
+    #[serde(default)]
+    pub discovery: Vec<SourceStatus>,
     /// The models, by the names that clients use, and where each leads.
     pub models: BTreeMap<String, String>,
 }
@@ -55,6 +60,12 @@ pub struct PoolStatus {
 pub struct ReplicaStatus {
     /// Its URL.
     pub url: String,
+    /// Who said where it is: `url`, `dns ollama.svc:11434`, `file /etc/tutti/replicas`.
+    #[serde(default)]
+    pub from: String,
+    /// Where a name leads, where the URL has one.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
     /// Its engine's version, once it has told it.
     pub version: Option<String>,
     /// Whether it could be reached the last time.
@@ -67,6 +78,43 @@ pub struct ReplicaStatus {
     pub held: Vec<HeldStatus>,
     /// Requests it works on.
     pub in_flight: u32,
+}
+
+/// A name or a file in a [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct SourceStatus {
+    /// `dns` or `file`.
+    pub kind: String,
+    /// The name, or the file's path.
+    pub name: String,
+    /// Addresses or replicas that it names.
+    pub endpoints: usize,
+    /// Addresses beyond the most that are taken.
+    pub left_out: usize,
+    /// When it last said something. Unit: seconds since 1970.
+    pub at: Option<i64>,
+    /// Whether it failed the last time; then what was known stays.
+    pub failing: bool,
+    /// Why it says nothing, or nothing new.
+    pub why: Option<String>,
+    /// How often it has failed.
+    pub failures: u64,
+}
+
+impl SourceStatus {
+    fn of((source, heard): (Source, Heard)) -> Self {
+        let (kind, name) = source.kind_and_name();
+        Self {
+            kind: kind.to_owned(),
+            name,
+            endpoints: heard.endpoints(),
+            left_out: heard.left_out,
+            at: heard.at,
+            failing: heard.failing,
+            why: heard.why,
+            failures: heard.failures,
+        }
+    }
 }
 
 impl Status {
@@ -83,6 +131,7 @@ impl Status {
             connections: shared.connections.load(Relaxed),
             draining: shared.draining(),
             pools: pools(&table),
+            discovery: shared.discovery.heard().into_iter().map(SourceStatus::of).collect(),
             models: table
                 .listed()
                 .iter()
@@ -118,15 +167,17 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
     let of = |pool: &Pool| PoolStatus {
         name: pool.name.to_string(),
         queued: pool.owner.queued(),
-        replicas: pool.replicas.iter().map(|of| replica(pool, of)).collect(),
+        replicas: pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, of, from)).collect(),
     };
     table.pools.iter().map(|pool| of(pool)).collect()
 }
 
-fn replica(pool: &Pool, replica: &Replica) -> ReplicaStatus {
+fn replica(pool: &Pool, replica: &Replica, origin: &Origin) -> ReplicaStatus {
     let (health, slots) = (&pool.owner.health, replica.all_slots());
     ReplicaStatus {
         url: replica.url.to_string(),
+        from: origin.shown.clone(),
+        addresses: replica.name.as_ref().map(|_| replica.addresses().list.clone()).unwrap_or_default(),
         version: replica.version(),
         reachable: health.is_reachable(replica),
         drained: pool.drained.contains(&replica.id),

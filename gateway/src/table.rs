@@ -1,7 +1,6 @@
 //! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use serde_json::Value;
 use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 
 use crate::classify::Pins;
+use crate::discovery::{self, Found, Located, Origin};
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -19,10 +19,23 @@ pub type Catalog = HashMap<u64, Vec<Available>>;
 /// What is known of the world, beside what the configuration says: what a table is built from.
 #[derive(Debug, Default)]
 pub struct World {
+    /// Where the replicas are that the configuration does not name itself.
+    pub found: Found,
     /// What the replicas have.
     pub catalog: Catalog,
     /// The URLs of those that get nothing new, each in its one form.
     pub drained: HashSet<Box<str>>,
+    /// URLs at which this gateway itself answers: no replicas.
+    pub ourselves: HashSet<Box<str>>,
+}
+
+impl World {
+    /// Forgets that somewhere was this gateway itself where nobody says any more that a replica is there.
+    pub(crate) fn forget_ourselves(&mut self, config: &Config) {
+        let located = config.pools.iter().filter_map(|spec| discovery::endpoints(spec, &self.found).ok()).flatten();
+        let urls: HashSet<String> = located.map(|located| located.url.to_string()).collect();
+        self.ourselves.retain(|url| urls.contains(&**url));
+    }
 }
 
 /// A model that a replica has.
@@ -71,6 +84,8 @@ pub struct Pool {
     pub replicas: Vec<Arc<Replica>>,
     /// The numbers of those among them that get nothing new.
     pub drained: HashSet<u64>,
+    /// Of each of them, who said where it is.
+    pub origins: Vec<Origin>,
     /// Longest wait for a slot.
     pub wait: Duration,
     /// How long a connection may take to come about.
@@ -222,12 +237,13 @@ impl Table {
 }
 
 fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<Pool>, String> {
-    let replicas: Vec<Arc<Replica>> = spec
-        .endpoints
-        .iter()
-        .filter_map(|endpoint| Some((endpoint.url.as_deref()?, endpoint.api_key_file.as_deref().map(Path::new))))
-        .map(|(url, key_file)| registry.replica(spec, url, key_file))
-        .collect::<Result<_, _>>()?;
+    let (mut replicas, mut origins) = (Vec::new(), Vec::new());
+    for Located { url, key_file, origin } in discovery::endpoints(spec, &world.found)? {
+        if !world.ourselves.contains(&*url.to_string()) {
+            replicas.push(registry.replica(spec, url, key_file.as_deref())?);
+            origins.push(origin);
+        }
+    }
     Ok(Arc::new(Pool {
         name: spec.name.as_str().into(),
         engine: spec.engine,
@@ -235,6 +251,7 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
         owner: registry.owner(&spec.name, spec.queue.size as usize),
         drained: replicas.iter().filter(|of| world.drained.contains(&of.url)).map(|of| of.id).collect(),
         replicas,
+        origins,
         wait: spec.queue.wait.get(),
         connect: spec.timeouts.connect.get(),
         first_byte: spec.timeouts.first_byte.get(),

@@ -2,10 +2,12 @@
 
 mod certificate;
 mod client;
+mod dns;
 mod tutti;
 
 pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
+pub use dns::{Dns, Says};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 
 use std::time::{Duration, Instant};

@@ -172,7 +172,7 @@ pools: [[p, ollama, null, [[\"http://h:1\", null, null, \"http://h:2\", /etc/key
     assert_eq!(
         of(listed).unwrap_err(),
         [
-            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, ops, tls }",
+            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, nameservers, ops, tls }",
             "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, slots, timeouts }",
         ]
     );
@@ -215,7 +215,7 @@ models:
             "tutti.yaml:3:20: ops: this field stands twice",
             "tutti.yaml:3:36: anchors (`&…`) are not taken",
             "tutti.yaml:3:50: gateway.drain: 1 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, url }",
+            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, dns, file, url }",
             "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
             "tutti.yaml:5:52: pools[0].keepAlive: 5 does not fit; write `client`, or a duration such as 30s",
             "tutti.yaml:6:13: pools[1].name: a list does not fit; write 1 to 63 letters, digits and `-`",
@@ -293,6 +293,7 @@ fn addresses_and_limits_are_those_of_this_world() {
         ("allowedHosts: ['http://x/', 10.0.0.7]", "gateway.allowedHosts[0]", "no name"),
         ("allowedHosts: [b, 'a:80']", "gateway.allowedHosts[1]", "no name"),
         ("allowedHosts: ['']", "gateway.allowedHosts[0]", "no name"),
+        ("nameservers: [10.0.0.1, 'dns.bank:53']", "gateway.nameservers[1]", "asked for itself"),
         ("limits: { connections: 0 }", "gateway.limits.connections", "from 1"),
         ("limits: { header: 0B }", "gateway.limits.header", "0B"),
         ("limits: { body: 600Mi }", "gateway.limits.body", "never fits"),

@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use tokio::net::TcpStream;
 
 use super::Outgoing;
+use super::reach::reach;
 use crate::replica::Replica;
 
 /// How many idle connections a core keeps to one replica.
@@ -33,6 +35,8 @@ type Driver = Connection<TokioIo<TcpStream>, Outgoing>;
 pub(crate) struct Line {
     sender: SendRequest<Outgoing>,
     driver: Option<Pin<Box<Driver>>>,
+    /// Whom it leads to.
+    peer: SocketAddr,
 }
 
 /// Why no answer's head came.
@@ -75,6 +79,9 @@ impl Line {
         IDLE.with_borrow_mut(|idle| {
             let lines = idle.get_mut(&replica.id)?;
             while let Some((_, mut line)) = lines.pop() {
+                if !replica.is_at(line.peer) {
+                    continue;
+                }
                 line.drive(&mut Context::from_waker(Waker::noop()));
                 if line.driver.is_some() && line.sender.is_ready() {
                     return Some(line);
@@ -85,19 +92,21 @@ impl Line {
     }
 
     async fn connect(replica: &Replica, timeout: Duration) -> Result<Self, NoHead> {
+        let addresses = replica.addresses();
+        if let Some(why) = addresses.why.as_ref().filter(|_| addresses.list.is_empty()) {
+            // Clients may read this: the name itself is in the status.
+            return Err(NoHead::Connect(format!("its name cannot be resolved: {why}")));
+        }
         let connect = async {
-            let stream = TcpStream::connect((&*replica.host, replica.port)).await?;
+            let stream = reach(&addresses.list, timeout).await?;
             stream.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
-            Ok::<_, std::io::Error>(stream)
+            let peer = stream.peer_addr()?;
+            Ok((stream, peer))
         };
-        let stream = match tokio::time::timeout(timeout, connect).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(NoHead::of(&error)),
-            Err(_) => return Err(NoHead::Connect(format!("no connection within {timeout:?}"))),
-        };
+        let (stream, peer) = connect.await.map_err(|error| NoHead::of(&error))?;
         let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(|error| NoHead::Broken(error.to_string()))?;
-        Ok(Self { sender, driver: Some(Box::pin(connection)) })
+        Ok(Self { sender, driver: Some(Box::pin(connection)), peer })
     }
 
     /// Moves bytes, as far as they go now.

@@ -4,6 +4,7 @@ mod body;
 mod event;
 mod line;
 mod outgoing;
+mod reach;
 mod vectors;
 mod watch;
 

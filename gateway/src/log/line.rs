@@ -240,7 +240,7 @@ mod tests {
     fn every_field_is_written_in_the_order_of_the_table() {
         let served = Registry::default().served("risk", "v1", "p", tutti_api::Engine::Ollama);
         let pool = tutti_api::PoolSpec::default();
-        let replica = Registry::default().replica(&pool, "http://localhost:1", None).unwrap();
+        let replica = Registry::default().replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         let everything = |record: &mut Record| {
             record.api = Some(Api::OllamaChat);
             record.traceparent =

@@ -9,6 +9,7 @@ use super::family::{self as f, Metric};
 use super::process::Process;
 use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
 use super::text::{Format, Page};
+use crate::discovery::Discovery;
 use crate::shared::Shared;
 use crate::table::Table;
 use crate::tls::Tls;
@@ -22,6 +23,7 @@ pub fn page(shared: &Shared, format: Format) -> String {
     let mut page = Page::new(format);
     requests(&shared.metrics, &mut page);
     replicas(&shared.table(), &mut page);
+    discovery(&shared.discovery, &mut page);
     gateway(shared, &mut page);
     process(&mut page);
     page.finish()
@@ -146,6 +148,27 @@ fn replicas(table: &Table, page: &mut Page) {
         for (cause, count) in pool.owner.health.ejections() {
             family.value([&*pool.name, cause.name()], count);
         }
+    }
+}
+
+fn discovery(discovery: &Discovery, page: &mut Page) {
+    let sources = discovery.heard();
+    let named = || sources.iter().map(|(source, heard)| (source.kind_and_name(), heard));
+    let mut family = page.family(&f::DISCOVERED);
+    for ((kind, name), heard) in named() {
+        family.value([kind, &name], heard.endpoints());
+    }
+    let mut family = page.family(&f::DISCOVERY_FAILING);
+    for ((kind, name), heard) in named() {
+        family.value([kind, &name], u8::from(heard.failing));
+    }
+    let mut family = page.family(&f::DISCOVERY_FAILURES);
+    for ((kind, name), heard) in named() {
+        family.value([kind, &name], heard.failures);
+    }
+    let mut family = page.family(&f::DISCOVERY_AT);
+    for ((kind, name), heard) in named() {
+        family.value([kind, &name], heard.at.unwrap_or_default());
     }
 }
 

@@ -171,7 +171,7 @@ fn a_request_is_counted_by_how_it_ended() {
     let metrics = Arc::<Metrics>::default();
     let mut registry = Registry::default();
     let risk = served(&mut registry, "risk", "v1");
-    let replica = registry.replica(&pool(), "http://localhost:1", None).unwrap();
+    let replica = registry.replica(&pool(), "http://localhost:1".parse().unwrap(), None).unwrap();
     let ms = Duration::from_millis;
     settle(&metrics, |record| {
         record.api = Some(Api::OpenAiChat);
@@ -225,7 +225,7 @@ fn a_request_is_counted_by_how_it_ended() {
 #[test]
 fn what_needs_two_tokens_or_a_stream_is_not_measured_without() {
     let metrics = Arc::<Metrics>::default();
-    let replica = Registry::default().replica(&pool(), "http://localhost:1", None).unwrap();
+    let replica = Registry::default().replica(&pool(), "http://localhost:1".parse().unwrap(), None).unwrap();
     for (output, last) in [(1, Some(SECOND)), (0, Some(SECOND)), (9, None)] {
         settle(&metrics, |record| {
             record.api = Some(Api::OllamaChat);

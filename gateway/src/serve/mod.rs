@@ -18,7 +18,7 @@ use std::time::Duration;
 use ::http::HeaderValue;
 use tutti_api::Config;
 
-use crate::control::{self, Control, Task};
+use crate::control::{Control, Task};
 use crate::registry::Registry;
 use crate::shared::Shared;
 use crate::status::Status;
@@ -73,10 +73,8 @@ impl Gateway {
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = listen::address(&listen)?;
         tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
-        let table = shared.table().clone();
-        control::not_ourselves(&table, &shared).await.map_err(StartError::Endpoint)?;
         let mut task = Task { shared: shared.clone(), registry, world };
-        task.refresh().await;
+        task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
         let addresses = (listen::address(&ops)?, listen::address(&admin)?);
         ops::start(ops, ops::Page::Ops, shared.clone());
