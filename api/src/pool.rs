@@ -225,11 +225,14 @@ pub struct RetriesSpec {
     /// How often, on another replica: 0 or 1.
     #[schemars(range(max = 1))]
     pub max: u32,
+    /// How many retries the pool makes at most, as a share of its requests of the last seconds; beside that, ten at once
+    /// and one a second. When they are used up, the first error is the answer.
+    pub budget: Share,
 }
 
 impl Default for RetriesSpec {
     fn default() -> Self {
-        Self { max: 1 }
+        Self { max: 1, budget: Share::percent(20.0) }
     }
 }
 

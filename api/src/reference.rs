@@ -28,7 +28,7 @@ pools:
     slots: 4
     queue: { size: 1024, wait: 30s }
     timeouts: { connect: 2s, firstByte: 10m, idle: 2m }
-    retries: { max: 1 }
+    retries: { max: 1, budget: 20% }
     health: { consecutiveFailures: 3, baseEjectionTime: 1s, maxEjectionPercent: 50%, slowStart: 10s }
     runner: { numCtx: 8192 }
     keepAlive: 1h

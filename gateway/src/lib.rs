@@ -29,6 +29,7 @@ pub mod metrics;
 pub mod record;
 pub mod registry;
 pub mod replica;
+mod retry;
 pub mod schedule;
 pub mod serve;
 pub mod settle;

@@ -96,6 +96,8 @@ pub struct Pool {
     pub idle: Duration,
     /// How often a request may be sent again.
     pub retries: u32,
+    /// The share of a retry that each request brings, from 0 to 1.
+    pub retry_budget: f64,
 }
 
 impl Pool {
@@ -257,6 +259,7 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
         first_byte: spec.timeouts.first_byte.get(),
         idle: spec.timeouts.idle.get(),
         retries: spec.retries.max,
+        retry_budget: spec.retries.budget.fraction(),
     }))
 }
 

@@ -142,6 +142,31 @@ fn a_retry_waits_for_a_replica_that_has_not_failed_it() {
 }
 
 #[test]
+fn replicas_that_all_refuse_are_not_asked_twice_as_much() {
+    let replicas = [simulator(), simulator()];
+    replicas.iter().for_each(|replica| fails(replica, Fault::Busy));
+    let asked_by = |fields: &str| {
+        let before = replicas.each_ref().map(count).iter().sum::<usize>();
+        let tutti = Tutti::start(&pool(&replicas.each_ref().map(Running::url), &format!("expose: all\n    {fields}")));
+        for _ in 0..100 {
+            let answer = tutti.ask("POST", "/api/chat", &chat("m"));
+            assert_eq!(answer.status, 503);
+            assert!(answer.text().contains("server busy"), "the replica's own words: {}", answer.text());
+        }
+        let asked = replicas.each_ref().map(count).iter().sum::<usize>() - before;
+        let retries = tutti.metric("tutti_retries_total", &[]);
+        assert_eq!(asked as f64, 100.0 + retries);
+        (retries, tutti.metric("tutti_retry_budget_exhausted_total", &[]))
+    };
+    assert_eq!(asked_by("retries: { max: 0 }"), (0.0, 0.0));
+    assert_eq!(asked_by("retries: { budget: 100% }"), (100.0, 0.0));
+    let (retries, exhausted) = asked_by("retries: { max: 1 }");
+    // A fifth of the requests and the reserve of ten, and one more of that a second.
+    assert!((28.0..=50.0).contains(&retries), "{retries}");
+    assert_eq!(exhausted, 100.0 - retries);
+}
+
+#[test]
 fn one_model_of_a_replica_has_its_slots_once_however_it_is_spelt() {
     let replica = simulator();
     fails(&replica, Fault::Silent);

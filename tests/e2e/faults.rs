@@ -239,4 +239,10 @@ fn a_replica_that_takes_no_connection_is_given_up_in_time() {
         assert_eq!(tutti.ask("POST", "/api/chat", &chat(false)).status, 200);
     }
     assert!(good.wait(PATIENCE, |seen| (inference(seen).len() == 3).then_some(())).is_some());
+    let named = "models:\n  - { name: m, revisions: [{ name: r, pool: p, upstream: m }] }\n";
+    let alone =
+        Tutti::start(&format!("{}{named}", pool(&[format!("http://{address}")], "timeouts: { connect: 100ms }")));
+    let refused = alone.ask("POST", "/api/chat", &chat(false));
+    assert_eq!(refused.status, 503);
+    assert!(refused.text().contains("no connection within 100ms"), "{}", refused.text());
 }

@@ -20,7 +20,7 @@ use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
 use crate::settle::Settlement;
 use crate::shared::Shared;
-use crate::table::Route;
+use crate::table::{Pool, Route};
 
 /// How long an unknown name may wait for the replicas to be asked whether they have it by now.
 pub(super) const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -86,6 +86,9 @@ impl Attempt<'_> {
         let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
         let request = self.request(route, &replica, settlement)?;
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
+        if may_retry {
+            route.pool.owner.retries.deposit();
+        }
         let send = Line::send(&replica, request, route.pool.connect);
         let sent = tokio::time::timeout(route.pool.first_byte, send).await;
         match sent {
@@ -94,7 +97,7 @@ impl Attempt<'_> {
                 if let Some(cause) = blamed(status) {
                     settlement.blame(cause);
                 }
-                if status != StatusCode::SERVICE_UNAVAILABLE || !may_retry {
+                if status != StatusCode::SERVICE_UNAVAILABLE || !may_retry || !can_retry(&route.pool) {
                     return Ok(Some(answer));
                 }
                 self.failed_at = Some(replica);
@@ -103,7 +106,7 @@ impl Attempt<'_> {
                 if matches!(why, NoHead::Connect(_)) {
                     settlement.unreachable();
                 }
-                if !may_retry || !matches!(why, NoHead::Connect(_)) {
+                if !may_retry || !matches!(why, NoHead::Connect(_)) || !can_retry(&route.pool) {
                     return Err(no_head(why));
                 }
                 self.failed_at = Some(replica);
@@ -143,10 +146,15 @@ impl Attempt<'_> {
     }
 }
 
+/// Takes a retry out of the pool's budget, if there is one left.
+fn can_retry(pool: &Pool) -> bool {
+    pool.owner.retries.withdraw(pool.retry_budget, Instant::now())
+}
+
 /// Why a request ends that got no head of an answer.
 pub(super) fn no_head(why: NoHead) -> Failure {
     match why {
-        NoHead::Connect(why) => Failure::new(Code::NoReplica, format!("no replica of the pool can be reached: {why}")),
+        NoHead::Connect(why) => Failure::new(Code::NoReplica, format!("the replica cannot be reached: {why}")),
         NoHead::Local(why) => Failure::new(Code::Overloaded, format!("the gateway can open no connection: {why}")),
         NoHead::Broken(why) => {
             Failure::new(Code::UpstreamError, format!("the replica closed before its answer, or sent no HTTP: {why}"))

@@ -58,6 +58,8 @@ metrics! {
         "Requests whose client left before the end. phase: reading (the body was arriving), queued, waiting (the replica had not answered), answering";
     RETRIES Counter "tutti_retries" "" ["model" "revision" "pool" "api" "tenant"]
         "Requests sent again after a replica could not be reached or was busy";
+    RETRIES_REFUSED Counter "tutti_retry_budget_exhausted" "" ["pool"]
+        "Requests that were not sent again because the pool's retries.budget was used up";
     INPUT_TOKENS Counter "tutti_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
         "Tokens of prompts, as the replicas counted them; 0 where a stream does not say";
     OUTPUT_TOKENS Counter "tutti_output_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]

@@ -143,6 +143,10 @@ fn replicas(table: &Table, page: &mut Page) {
             family.value([&*pool.name, &replica.url], u8::from(pool.owner.health.is_reachable(replica)));
         }
     }
+    let mut family = page.family(&f::RETRIES_REFUSED);
+    for pool in &table.pools {
+        family.value([&*pool.name], pool.owner.retries.refused());
+    }
     let mut family = page.family(&f::EJECTIONS);
     for pool in &table.pools {
         for (cause, count) in pool.owner.health.ejections() {

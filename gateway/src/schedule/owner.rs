@@ -14,6 +14,7 @@ use crate::errors::Code;
 use crate::health::core::{Event as HealthEvent, Force};
 use crate::health::{self, Cause, Health};
 use crate::replica::Replica;
+use crate::retry::RetryBudget;
 
 /// The slots of one runner on one replica. Survives every swap of the table.
 #[derive(Debug)]
@@ -194,6 +195,8 @@ impl Drop for Permit {
 pub struct Owner {
     /// What is held against the pool's replicas.
     pub(crate) health: Health,
+    /// How many retries the pool may make.
+    pub(crate) retries: RetryBudget,
     /// Unbounded, and yet bounded, as requests are by connections: each has at most its arrival and its departure in
     /// it, and of each try the slot it gave back. Where slots become suspect or their number changes, which takes a try
     /// or some time, those with a closed gate are in it once more; and there is one table at a time.
@@ -259,7 +262,8 @@ impl Owner {
             queued: queued.clone(),
         };
         tokio::spawn(task.run(inbox));
-        let owner = Arc::new(Self { health: Health::new(), messages, queued, next: AtomicU64::new(0) });
+        let retries = RetryBudget::new(Instant::now());
+        let owner = Arc::new(Self { health: Health::new(), retries, messages, queued, next: AtomicU64::new(0) });
         tokio::spawn(health::run(Arc::downgrade(&owner)));
         owner
     }
