@@ -39,7 +39,8 @@ pub struct PoolSpec {
     /// When a replica is left alone, and how it comes back.
     pub health: HealthSpec,
     /// Ollama's options that make it load a model again: a field given is pinned for all, in place of what a client says; a
-    /// field absent is the client's. An answer's `x-tutti-adjusted` names what was changed.
+    /// field absent is the client's. An answer's `x-tutti-adjusted` names what was changed. OpenAI's API has no such
+    /// options: its requests for chats, completions and embeddings then go to the replicas by Ollama's own API.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runner: Option<RunnerSpec>,
     /// How long a model stays loaded after its last request: the client's word (`client`), or a duration for all, in place

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, KeepAlive, PoolSpec, Problem, RunnerSpec};
+use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
 use tutti_gateway::discovery::list;
 use tutti_gateway::follow;
 
@@ -153,9 +153,6 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     if !config.pools.is_empty() && !names_models(&config) {
         eprintln!("{}", NAMES_NO_MODELS);
     }
-    if pins(&config) {
-        eprintln!("{PINS_MISS_V1}");
-    }
     if let Some(tls) = &config.gateway.tls {
         let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", path.display())))?;
         warnings.iter().for_each(|warning| eprintln!("{warning}"));
@@ -166,17 +163,6 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
 /// What is said of a configuration that nobody gets an answer by.
 pub(crate) const NAMES_NO_MODELS: &str =
     "The configuration names no models: list some in `models`, or write `expose: all` for a pool.";
-
-/// What is said of a configuration that pins options: requests of OpenAI's API go to the replicas as they are, and that
-/// API has no field for them.
-pub(crate) const PINS_MISS_V1: &str = "`runner` and `keepAlive` are for requests of Ollama's API (/api/…): this version sends those of OpenAI's (/v1/…) without \
-     them, and an Ollama then goes by what the model itself says.";
-
-/// Whether a pool pins something for all its clients.
-pub(crate) fn pins(config: &Config) -> bool {
-    let runs = |pool: &PoolSpec| pool.runner.as_ref().is_some_and(|runner| *runner != RunnerSpec::default());
-    config.pools.iter().any(|pool| runs(pool) || pool.keep_alive != KeepAlive::Client)
-}
 
 /// Whether clients can name any model.
 pub(crate) fn names_models(config: &Config) -> bool {

@@ -83,9 +83,6 @@ pub(crate) async fn serve(
     };
     let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;
     tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
-    if config::pins(&loaded.config) {
-        tracing::warn!("{}", config::PINS_MISS_V1);
-    }
     ready(&gateway);
     let drain = follow(&gateway, loaded, ends).await?;
     tracing::info!("draining: a second signal ends at once");
@@ -132,9 +129,6 @@ async fn take(gateway: &Gateway, lists_pools: bool, changed: Result<Config, Stri
     let (written, complete) = complete.inspect_err(|why| gateway.reload_failed(why))?;
     let generation = gateway.reload(Arc::new(complete)).await?;
     tracing::info!(generation, "the changed configuration is in force");
-    if config::pins(&written) {
-        tracing::warn!("{}", config::PINS_MISS_V1);
-    }
     let later = gateway.status().at_next_start;
     if !later.is_empty() {
         tracing::warn!("changes of these are taken at the next start: {}", later.join(", "));

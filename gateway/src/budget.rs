@@ -34,11 +34,7 @@ impl Room {
     /// # Errors
     /// There is none: a failure that may be retried.
     pub(crate) fn grow(&mut self, more: usize) -> Result<(), Failure> {
-        if self.held.grow(more, self.limit) {
-            return Ok(());
-        }
-        limits::hit(Limit::BufferedBodies);
-        Err(Failure::new(Code::Overloaded, "too many bytes of bodies and answers are in memory: try again"))
+        self.held.make_room(more, self.limit)
     }
 }
 
@@ -63,6 +59,18 @@ impl Held {
         }
         self.bytes += more;
         true
+    }
+
+    /// The same, for who ends where there is no room.
+    ///
+    /// # Errors
+    /// There is none: a failure that may be retried.
+    pub(crate) fn make_room(&mut self, more: usize, limit: usize) -> Result<(), Failure> {
+        if self.grow(more, limit) {
+            return Ok(());
+        }
+        limits::hit(Limit::BufferedBodies);
+        Err(Failure::new(Code::Overloaded, "too many bytes of bodies and answers are in memory: try again"))
     }
 }
 

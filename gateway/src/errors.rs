@@ -67,6 +67,7 @@ const fn after_ms(ms: u64) -> Option<Duration> {
 codes! {
     InvalidBody "invalid_body" 400 Client None, "The body is no JSON object, or says one thing to one reader and another to the next (a controlled key twice, or in another case). Mend the body.";
     InvalidParameter "invalid_parameter" 400 Client None, "A field of the body has a value that means nothing: `error.param` and the message name it. Mend the field.";
+    Untranslatable "untranslatable" 400 Client None, "The model's replicas speak the other API (Ollama's or OpenAI's), and a field of the body means nothing there: `error.param` or the message names it. Leave it out, or use the replicas' own API.";
     InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or stands twice. Mend the header.";
     InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
     ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
@@ -128,6 +129,11 @@ impl Failure {
     /// The same with something else held against the replica.
     pub(crate) fn blaming(self, cause: Cause) -> Self {
         Self { blames: Some(cause), ..self }
+    }
+
+    /// The same with nothing held against the replica.
+    pub(crate) fn blaming_none(self) -> Self {
+        Self { blames: None, ..self }
     }
 
     /// The same with a message that quotes what a client or a replica said.

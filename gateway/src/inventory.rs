@@ -1,16 +1,15 @@
 //! What a replica has, in the words of its engine.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderValue;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tutti_api::Engine;
+use tutti_api::{Engine, Timestamp};
 
 use crate::answers;
-use crate::calendar::rfc3339;
 use crate::fetch;
 use crate::health;
 use crate::replica::Replica;
@@ -112,13 +111,13 @@ fn models(body: &[u8]) -> Option<Vec<Available>> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let available = |model: &Value| {
         let name = model["id"].as_str()?.to_owned();
-        let created = SystemTime::UNIX_EPOCH + Duration::from_secs(model["created"].as_u64().unwrap_or(0));
+        let created = Timestamp::from_unix(model["created"].as_i64().unwrap_or(0)).to_string();
         let details = json!({
             "parent_model": "", "format": "", "family": "", "families": null, "parameter_size": "",
             "quantization_level": "",
         });
         let entry = json!({
-            "name": name, "model": name, "modified_at": rfc3339(created), "size": 0, "digest": NO_DIGEST,
+            "name": name, "model": name, "modified_at": created, "size": 0, "digest": NO_DIGEST,
             "details": details, "owned_by": model["owned_by"],
         });
         Some(Available { name, entry })

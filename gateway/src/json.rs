@@ -4,7 +4,13 @@
 //! shows the members of the top-level object as byte ranges. It is what lets the gateway read and change a body
 //! while the rest of its bytes goes on untouched; requests and answers are read by this one function.
 
+mod node;
+mod writer;
+
 use std::ops::Range;
+
+pub(crate) use self::node::Node;
+pub(crate) use self::writer::Writer;
 
 /// How deep arrays and objects may nest: what serde_json itself allows. Unit: levels.
 pub const MAX_DEPTH: usize = 128;
@@ -330,7 +336,7 @@ impl<'a> Scan<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::Value;
@@ -344,7 +350,7 @@ mod tests {
         Ok(seen)
     }
 
-    fn any_json() -> impl Strategy<Value = Value> {
+    pub(crate) fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),

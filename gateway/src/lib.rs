@@ -4,12 +4,14 @@
 //! ([`exchange`]) → settle ([`settle`]); [`handle`] calls the stages in this order. What they read is the [`table`],
 //! which [`control`] builds and swaps.
 
+mod adjusted;
 mod answers;
 mod budget;
 mod calendar;
 pub mod classify;
 pub mod control;
 mod credential;
+mod dialect;
 pub mod discovery;
 pub mod drain;
 pub mod errors;

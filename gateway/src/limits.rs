@@ -34,6 +34,7 @@ limits! {
     JsonDepth "json_depth", "A body that nests deeper than 128 levels.";
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
+    Calls "calls", "Calls of tools in a translated answer that are more than 1024, or than 8 MiB.";
     Queue "queue", "A request that found `queue.size` others waiting.";
     Addresses "addresses", "More than 1024 addresses of a name in `dns`: those beyond are left out. Once an answer.";
     ListedReplicas "listed_replicas", "More than 1024 replicas in the file of a `file` endpoint: it is refused.";

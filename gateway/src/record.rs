@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::classify::Api;
+use crate::dialect::Usage;
 use crate::errors::{Code, Failure};
-use crate::exchange::Usage;
 use crate::registry::Served;
 use crate::replica::Replica;
 

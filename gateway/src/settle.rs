@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use http::HeaderValue;
 
 use crate::budget::Held;
+use crate::dialect::Usage;
 use crate::errors::Failure;
-use crate::exchange::Usage;
 use crate::health::Cause;
 use crate::log;
 use crate::metrics;
@@ -74,6 +74,14 @@ impl Settlement {
     /// Holds memory for the body, or for the whole answer in its place; what was held before is given back.
     pub(crate) fn hold(&mut self, held: Option<Held>) {
         self.held = held;
+    }
+
+    /// Holds so many bytes more, within `limit` for all requests together.
+    ///
+    /// # Errors
+    /// There is no room for them.
+    pub(crate) fn grow(&mut self, more: usize, limit: usize) -> Result<(), Failure> {
+        self.held.as_mut().map_or(Ok(()), |held| held.make_room(more, limit))
     }
 
     /// It begins to wait for a slot, and gives back the one it held: two retries must not wait for each other's.

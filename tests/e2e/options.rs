@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use tutti_api::Timestamp;
 use tutti_rig::{Ollama, OllamaOptions};
-use tutti_tests::{Answer, Tutti, pool, reached, run, simulator};
+use tutti_tests::{Answer, Tutti, pool, reached, simulator};
 
 const PINNED: &str = "runner: { numCtx: 2048, numThread: 1 }\n    keepAlive: 2h";
 
@@ -70,18 +70,6 @@ fn a_page_may_read_what_was_adjusted_and_a_refusal_is_by_name() {
         assert_eq!(tutti.ask("POST", "/api/generate", &body).status, 400, "{options}");
     }
     reached(&replica, 1);
-}
-
-#[test]
-fn who_pins_is_told_what_that_does_not_reach() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("tutti.yaml");
-    let said = |fields: &str| {
-        std::fs::write(&file, config(&["http://127.0.0.1:1".to_owned()], fields)).unwrap();
-        run(&["check", "--config", file.to_str().unwrap()], &[]).stderr
-    };
-    assert!(said("keepAlive: 2h").contains("requests of Ollama's API"));
-    assert_eq!(said("keepAlive: client\n    runner: {}"), "");
 }
 
 /// How often an Ollama has started a runner.

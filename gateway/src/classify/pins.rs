@@ -6,10 +6,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::HeaderValue;
 use tutti_api::{KeepAlive, PoolSpec};
 
 use super::Edits;
+use crate::adjusted::Adjusted;
 use crate::errors::{Code, Failure};
 use crate::json::{self, Kind, Member};
 
@@ -59,24 +59,9 @@ impl Pin {
         }
     }
 
-    /// As it is said of it: `num_ctx=8192`.
-    fn said(&self) -> String {
-        format!("{}={}", self.name, self.json.trim_matches('"'))
-    }
-}
-
-/// Which pins changed what a client sent.
-#[derive(Debug, Default)]
-pub(super) struct Adjusted(Vec<String>);
-
-impl Adjusted {
-    fn by(&mut self, pin: &Pin) {
-        self.0.push(pin.said());
-    }
-
-    /// The value of `x-tutti-adjusted`; `None` where nothing was changed. All of it is from the configuration.
-    pub(super) fn header(&self) -> Option<HeaderValue> {
-        if self.0.is_empty() { None } else { HeaderValue::try_from(self.0.join(", ")).ok() }
+    /// Says that it is in force now.
+    fn say(&self, adjusted: &mut Adjusted) {
+        adjusted.set(self.name, self.json.trim_matches('"'));
     }
 }
 
@@ -120,6 +105,11 @@ impl Pins {
         self.keep_alive.as_ref().map(|pin| &*pin.json)
     }
 
+    /// Says that all of them are in force, in a body that says nothing else of them.
+    pub(crate) fn say(&self, adjusted: &mut Adjusted) {
+        self.options.iter().chain(&self.keep_alive).for_each(|pin| pin.say(adjusted));
+    }
+
     /// Pins what a body of Ollama's says. What the body lacks altogether goes to `missing`, each member with a comma.
     ///
     /// # Errors
@@ -130,20 +120,20 @@ impl Pins {
         options: Option<&Member>,
         keep_alive: Option<&Member>,
         (edits, missing): (&mut Edits, &mut String),
-    ) -> Result<Adjusted, Failure> {
-        let mut adjusted = Adjusted::default();
+        adjusted: &mut Adjusted,
+    ) -> Result<(), Failure> {
         if !self.options.is_empty() {
-            self.edit_options(body, options, (edits, missing), &mut adjusted)?;
+            self.edit_options(body, options, (edits, missing), adjusted)?;
         }
         if let Some(pin) = &self.keep_alive {
             match keep_alive {
-                Some(member) if pin.is(&body[member.value.clone()], member.kind) => return Ok(adjusted),
+                Some(member) if pin.is(&body[member.value.clone()], member.kind) => return Ok(()),
                 Some(member) => edits.replace(member.value.clone(), Bytes::from(pin.json.clone())),
                 None => insert(missing, pin.name, &pin.json),
             }
-            adjusted.by(pin);
+            pin.say(adjusted);
         }
-        Ok(adjusted)
+        Ok(())
     }
 
     fn edit_options(
@@ -169,7 +159,7 @@ impl Pins {
                 Some((value, _)) => edits.replace(value, Bytes::from(pin.json.clone())),
                 None => insert(&mut lacking, pin.name, &pin.json),
             }
-            adjusted.by(pin);
+            pin.say(adjusted);
         }
         if empty || within.is_none() {
             lacking.pop(); // its last comma

@@ -6,6 +6,7 @@ use tutti_api::Engine;
 
 use super::pins::{Pins, insert};
 use super::{Api, Edits, Reading};
+use crate::adjusted::Adjusted;
 use crate::errors::Failure;
 use crate::json::{Kind, Member};
 
@@ -48,7 +49,8 @@ impl Reading {
         }
         if !wanted.pins.is_empty() && self.facts.api.takes_options() {
             let both = (&mut edits, &mut missing);
-            let by = wanted.pins.edit(body, self.options.as_ref(), self.keep_alive.as_ref(), both)?;
+            let mut by = Adjusted::default();
+            wanted.pins.edit(body, self.options.as_ref(), self.keep_alive.as_ref(), both, &mut by)?;
             adjusted = by.header();
         }
         if !missing.is_empty() {

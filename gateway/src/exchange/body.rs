@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::event::{Framing, print_error};
-use super::{Broken, Line, Watch};
+use super::{Broken, Line, Passing};
 use crate::budget::Room;
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
@@ -37,12 +37,12 @@ enum Kind {
     Stream(Box<Streaming>),
 }
 
-/// A stream in the client's own dialect on its way through.
+/// A stream on its way through.
 pub(crate) struct Streaming {
     pub(crate) line: Option<Line>,
     pub(crate) incoming: Incoming,
     pub(crate) replica: Arc<Replica>,
-    pub(crate) watch: Watch,
+    pub(crate) passing: Passing,
     pub(crate) dialect: Dialect,
     pub(crate) idle: Idle,
     /// Whether what went out so far ended with a line's end.
@@ -118,7 +118,7 @@ impl Body for ResponseBody {
                 // Some clients close as soon as they have read a stream's last event.
                 let whole = match &this.kind {
                     Kind::Whole(_) => true,
-                    Kind::Stream(streaming) => bytes.is_some() && streaming.watch.is_done(),
+                    Kind::Stream(streaming) => bytes.is_some() && streaming.passing.is_done(),
                 };
                 if whole {
                     settlement.finished();
@@ -146,12 +146,12 @@ impl Streaming {
             if let Some(line) = &mut self.line {
                 line.drive(cx);
             }
-            let whole = self.watch.is_done(); // then whatever is the matter with the rest, the answer is all there
+            let whole = self.passing.is_done(); // then whatever is the matter with the rest, the answer is all there
             let mut cause = Cause::Closed;
             let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     self.idle.last = Instant::now();
-                    frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.watch.chunk(chunk))
+                    frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.passing.chunk(chunk))
                 }
                 Poll::Ready(Some(Err(_))) if whole => self.finish(),
                 Poll::Ready(Some(Err(error))) => {
@@ -163,7 +163,7 @@ impl Streaming {
                     if let Some(line) = self.line.take() {
                         line.keep(&self.replica);
                     }
-                    self.watch.end()
+                    self.passing.end()
                 }
                 Poll::Pending => match self.idle.poll_expired(cx) {
                     Poll::Ready(()) if whole => self.finish(),
@@ -180,8 +180,8 @@ impl Streaming {
                 Err((good, broken)) => self.broken(good, broken, cause, settlement.as_deref_mut()),
             };
             if let Some(settlement) = settlement.as_deref_mut() {
-                settlement.counted(self.watch.usage());
-                if self.ended || self.watch.is_done() {
+                settlement.counted(self.passing.usage());
+                if self.ended || self.passing.is_done() {
                     settlement.stream_done();
                 }
             }
@@ -197,7 +197,7 @@ impl Streaming {
     fn finish(&mut self) -> Result<Bytes, (Bytes, Broken)> {
         self.ended = true;
         self.line = None;
-        self.watch.end()
+        self.passing.end()
     }
 
     /// Ends the stream in a way that no client takes for a success: with an error event, and without the dialect's
@@ -208,6 +208,7 @@ impl Streaming {
         let (failure, tell) = match broken {
             Broken::Said(message) => (Failure::quoting(Code::StreamInterrupted, message).blaming(Cause::Error), false),
             Broken::Garbled(message) => (Failure::new(Code::StreamInterrupted, message).blaming(cause), true),
+            Broken::Unsayable(message) => (Failure::new(Code::StreamInterrupted, message).blaming_none(), true),
         };
         if let Some(settlement) = settlement {
             settlement.failed(&failure);

@@ -8,6 +8,7 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use crate::classify::Dialect;
+use crate::dialect::Usage;
 use crate::json::{self, Kind, Malformed, Member};
 
 /// How an answer is cut into events.
@@ -29,15 +30,6 @@ impl Framing {
             Dialect::Ollama => Framing::Ndjson,
         }
     }
-}
-
-/// Tokens, as the replica counted them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
-    /// Tokens of the prompt.
-    pub input: u64,
-    /// Tokens of the answer.
-    pub output: u64,
 }
 
 /// A step of an answer.

@@ -9,11 +9,12 @@ use std::ops::Range;
 use bytes::{Bytes, BytesMut};
 use memchr::{memchr, memrchr};
 
-use super::event::{self, Event, Framing, Usage};
+use super::event::{self, Event, Framing};
+use crate::dialect::Usage;
 use crate::json::Malformed;
 
 /// Longest line of a stream. Unit: bytes.
-const MAX_LINE: usize = 8 << 20;
+pub(super) const MAX_LINE: usize = 8 << 20;
 
 /// The state of a watched answer.
 #[derive(Debug)]
@@ -33,6 +34,8 @@ pub(crate) struct Watch {
 pub(crate) enum Broken {
     /// The replica said so in the stream. The client has got its words.
     Said(String),
+    /// It is an answer that the client's own dialect has no words for.
+    Unsayable(String),
     /// It is no answer of this dialect, or ended before its end; what was wrong, for the log and the client.
     Garbled(String),
 }
@@ -40,7 +43,7 @@ pub(crate) enum Broken {
 impl Broken {
     /// What to tell.
     pub(crate) fn message(self) -> String {
-        let (Broken::Said(message) | Broken::Garbled(message)) = self;
+        let (Broken::Said(message) | Broken::Garbled(message) | Broken::Unsayable(message)) = self;
         message
     }
 }
@@ -165,7 +168,7 @@ impl Watch {
     }
 }
 
-fn garbled(malformed: Malformed) -> Broken {
+pub(super) fn garbled(malformed: Malformed) -> Broken {
     Broken::Garbled(format!("the replica's answer is no JSON object: {malformed}"))
 }
 

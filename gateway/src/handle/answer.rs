@@ -1,15 +1,16 @@
 //! The replica's answer becomes the client's.
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, response};
+use http::{HeaderValue, Response, StatusCode, response};
 use hyper::body::Incoming;
 
 use super::attempt::{Answer, Attempt};
+use super::cross::error_across;
 use super::head::{PASSED_BACK, header};
 use crate::budget::Room;
 use crate::classify::Api;
 use crate::errors::{Code, Failure};
-use crate::exchange::{Framing, Idle, Line, ResponseBody, Streaming, Watch, collect, in_base64};
+use crate::exchange::{Framing, Idle, Line, Passing, ResponseBody, Streaming, Watch, collect, in_base64};
 use crate::replica::Replica;
 use crate::settle::Settlement;
 use crate::table::Route;
@@ -22,7 +23,6 @@ impl Attempt<'_> {
         route: &Route,
         (response, line): Answer,
         settlement: &mut Settlement,
-        budget: usize,
     ) -> Result<Response<ResponseBody>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else {
             return Err(Failure::new(Code::NoReplica, "no replica was chosen"));
@@ -34,17 +34,20 @@ impl Attempt<'_> {
         if head.status.is_success() {
             settlement.begins_well();
         }
-        let watch = self.watch(route, &head);
-        let body = if watch.framing() == Framing::Whole {
-            let room = Room { held: self.shared.budget.hold(), limit: budget };
-            self.whole(route, (line, incoming), watch, head.status.is_success(), settlement, room).await?
+        let streams = self.reading.facts.stream && head.status.is_success();
+        let passing = match &self.crossing {
+            Some(crossing) => self.across(crossing, streams, settlement),
+            None => Passing::Watched(self.watch(route, streams)),
+        };
+        let body = if passing.framing() == Framing::Whole {
+            self.whole(route, (line, incoming), passing, head.status, settlement).await?
         } else {
             settlement.hold(None); // the request's body is not needed any more
             ResponseBody::stream(Streaming {
                 line: Some(line),
                 incoming,
                 replica: replica.clone(),
-                watch,
+                passing,
                 dialect: self.reading.facts.api.dialect(),
                 idle: Idle::new(route.pool.idle),
                 at_line_end: true,
@@ -54,6 +57,9 @@ impl Attempt<'_> {
         let mut answer = Response::new(body);
         *answer.status_mut() = head.status;
         give_headers(answer.headers_mut(), &head, &replica, route, settlement);
+        if self.crossing.is_some() {
+            self.headers_across(streams, answer.headers_mut());
+        }
         if let Some(adjusted) = &self.adjusted {
             answer.headers_mut().insert(header::ADJUSTED, adjusted.clone());
         }
@@ -61,11 +67,10 @@ impl Attempt<'_> {
     }
 
     /// How the answer is read: as a stream where one was asked for and given, and renamed where the names differ.
-    fn watch(&self, route: &Route, head: &response::Parts) -> Watch {
+    fn watch(&self, route: &Route, streams: bool) -> Watch {
         let facts = &self.reading.facts;
         let renamed = route.engine_name.as_deref().is_some_and(|name| name != facts.model);
         let rename = renamed.then(|| Bytes::from(serde_json::Value::from(&*facts.model).to_string()));
-        let streams = facts.stream && head.status.is_success();
         let framing = if streams { Framing::of_stream(facts.api.dialect()) } else { Framing::Whole };
         Watch::new(framing, rename)
     }
@@ -75,25 +80,30 @@ impl Attempt<'_> {
         &self,
         route: &Route,
         (line, incoming): (Line, Incoming),
-        mut watch: Watch,
-        success: bool,
+        mut passing: Passing,
+        status: StatusCode,
         settlement: &mut Settlement,
-        mut room: Room,
     ) -> Result<ResponseBody, Failure> {
         let Some(replica) = settlement.record.replica.clone() else {
             return Err(Failure::new(Code::NoReplica, "no replica was chosen"));
         };
+        let mut room = Room { held: self.shared.budget.hold(), limit: self.budget };
         let body = collect(line, incoming, &replica, route.pool.idle, &mut room).await?;
+        if self.crossing.is_some() {
+            room.grow(body.len())?; // for what is printed anew
+        }
         settlement.hold(Some(room.held)); // the request's body is not needed any more
-        let body = match self.reading.facts.api {
-            _ if !success => body,
+        let facts = &self.reading.facts;
+        let body = match facts.api {
+            _ if !status.is_success() && self.crossing.is_some() => error_across(status, &body, facts.api.dialect()),
+            _ if !status.is_success() => body,
             Api::OllamaShow => self.shown(route, body),
             _ => {
-                let body = watch.whole(body).map_err(|broken| Failure::new(Code::UpstreamError, broken.message()))?;
-                if self.reading.facts.base64 { in_base64(body) } else { body }
+                let body = passing.whole(body)?;
+                if facts.base64 { in_base64(body) } else { body }
             }
         };
-        settlement.counted(watch.usage());
+        settlement.counted(passing.usage());
         settlement.replica_done();
         Ok(ResponseBody::whole(body))
     }

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tutti_api::Engine;
+use smallvec::smallvec;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
-use crate::classify::{Dialect, Reading, Rewrite, Wanted};
+use crate::classify::{Reading, Rewrite, Wanted};
+use crate::dialect::Crossing;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Cause;
@@ -31,6 +32,10 @@ pub(super) struct Attempt<'a> {
     pub(super) reading: &'a Reading,
     pub(super) body: &'a Bytes,
     pub(super) headers: &'a HeaderMap,
+    /// What all bodies may have together. Unit: bytes.
+    pub(super) budget: usize,
+    /// The request in other words, where its replicas speak another API.
+    pub(super) crossing: Option<Crossing<'a>>,
     /// The replica that has just failed it: a retry goes elsewhere.
     pub(super) failed_at: Option<Arc<Replica>>,
     /// Which of the client's options were changed for the replica that is asked.
@@ -42,7 +47,7 @@ pub(super) type Answer = (Response<Incoming>, Line);
 impl Attempt<'_> {
     /// Admits the request and waits for its turn. A revision is final once the slot is taken: where the table changes
     /// before that, it is chosen again.
-    pub(super) async fn slot(&self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
+    pub(super) async fn slot(&mut self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
         let asked = Instant::now();
         let mut looked = false;
         let mut place = Place::default();
@@ -50,10 +55,7 @@ impl Attempt<'_> {
         loop {
             let (generation, route) = self.route(&mut looked).await?;
             settlement.record.served = Some(route.served.clone());
-            if route.pool.engine == Engine::Openai && self.reading.facts.api.dialect() == Dialect::Ollama {
-                let message = "this model's replicas speak OpenAI's API, and this version does not translate Ollama's";
-                return Err(Failure::new(Code::NotSupported, message));
-            }
+            self.cross(&route, settlement)?;
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
             let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
@@ -82,7 +84,11 @@ impl Attempt<'_> {
     }
 
     /// Sends the request and waits for the answer's head. `None`: nothing came of it, and it may be tried once more.
-    pub(super) async fn exchange(&mut self, route: &Route, settlement: &Settlement) -> Result<Option<Answer>, Failure> {
+    pub(super) async fn exchange(
+        &mut self,
+        route: &Route,
+        settlement: &mut Settlement,
+    ) -> Result<Option<Answer>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
         let request = self.request(route, &replica, settlement)?;
         let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
@@ -124,21 +130,31 @@ impl Attempt<'_> {
         &mut self,
         route: &Route,
         replica: &Replica,
-        settlement: &Settlement,
+        settlement: &mut Settlement,
     ) -> Result<Request<Outgoing>, Failure> {
         let model = route.engine_name.as_deref().unwrap_or(&self.reading.facts.model);
         let wanted = Wanted { model, engine: route.pool.engine, pins: &route.pool.pins };
-        let Rewrite { edits, adjusted } = self.reading.rewrite(self.body, &wanted)?;
-        self.adjusted = adjusted;
-        let mut request = Request::new(Outgoing::new(edits.apply(self.body)));
+        let (api, body) = if let Some(crossing) = &self.crossing {
+            let (body, adjusted) = crossing.write(model, &route.pool.pins);
+            self.adjusted = adjusted.header();
+            settlement.grow(body.len(), self.budget)?;
+            (crossing.to, smallvec![Bytes::from(body)])
+        } else {
+            let Rewrite { edits, adjusted } = self.reading.rewrite(self.body, &wanted)?;
+            self.adjusted = adjusted;
+            (self.reading.facts.api, edits.apply(self.body))
+        };
+        let mut request = Request::new(Outgoing::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = http::Uri::from_static(self.reading.facts.api.path());
+        *request.uri_mut() = http::Uri::from_static(api.path());
         let headers = request.headers_mut();
         replica.introduce(headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
         for name in PASSED_ON {
-            if let Some(value) = self.headers.get(&name) {
+            // What a client accepts in its own API says nothing of the other's.
+            let passes = name != ACCEPT || self.crossing.is_none();
+            if let Some(value) = self.headers.get(&name).filter(|_| passes) {
                 headers.insert(name, value.clone());
             }
         }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod attempt;
+mod cross;
 mod head;
 mod show;
 
@@ -88,17 +89,21 @@ async fn serve(
     let reading = classify::read(api, named, &body)?;
 
     let (body, headers) = (&body, &head.headers);
-    let mut attempt = Attempt { shared, reading: &reading, body, headers, failed_at: None, adjusted: None };
+    let (crossing, failed_at, adjusted) = (None, None, None);
+    let mut attempt = Attempt { shared, reading: &reading, body, headers, budget, crossing, failed_at, adjusted };
     if api == Api::OllamaShow {
-        return attempt.show(settlement, budget).await;
+        return attempt.show(settlement).await;
     }
     loop {
         let (route, permit) = attempt.slot(settlement).await?;
         settlement.occupy(permit);
+        if let Some(answer) = attempt.at_once(settlement)? {
+            return Ok(answer);
+        }
         let Some(answer) = attempt.exchange(&route, settlement).await? else {
             settlement.record.retries += 1;
             continue;
         };
-        return attempt.answer(&route, answer, settlement, budget).await;
+        return attempt.answer(&route, answer, settlement).await;
     }
 }

@@ -22,11 +22,7 @@ const WITHIN: Duration = Duration::from_secs(10);
 
 impl Attempt<'_> {
     /// Asks the replicas that have the model, one after the other, those that are trusted first, until one answers.
-    pub(super) async fn show(
-        &mut self,
-        settlement: &mut Settlement,
-        budget: usize,
-    ) -> Result<Response<ResponseBody>, Failure> {
+    pub(super) async fn show(&mut self, settlement: &mut Settlement) -> Result<Response<ResponseBody>, Failure> {
         let (_, route) = self.route(&mut false).await?;
         settlement.record.served = Some(route.served.clone());
         if route.pool.engine != Engine::Ollama {
@@ -40,7 +36,7 @@ impl Attempt<'_> {
             let request = self.request(&route, &replica, settlement)?;
             let sent = tokio::time::timeout(WITHIN, Line::send(&replica, request, route.pool.connect)).await;
             failure = match sent {
-                Ok(Ok(answer)) => return self.answer(&route, answer, settlement, budget).await,
+                Ok(Ok(answer)) => return self.answer(&route, answer, settlement).await,
                 Ok(Err(why)) => {
                     // That it answers this says nothing of whether it can generate: it is not forgiven for that.
                     if matches!(why, NoHead::Connect(_)) {
