@@ -9,8 +9,8 @@ use crate::address::{is_name, name_server};
 use crate::problem::{Problem, offer};
 use crate::yaml::{Node, Step, dotted};
 use crate::{
-    Address, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec, RevisionSpec,
-    canonical,
+    Address, Auth, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec,
+    RevisionSpec, canonical,
 };
 
 /// Longest name of a model. Unit: bytes.
@@ -173,8 +173,9 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
     }
     for (steps, _) in listeners.iter().filter(|(_, address)| !address.is_loopback()) {
         if *steps == field(here, "listen") && spec.auth.is_none() && !report.is_refused(&field(here, "auth")) {
-            let help = "write `auth: none` if whoever reaches the port may ask";
-            report.add(steps, "an address off loopback wants keys, and this version has none yet", Some(help));
+            let help = "name a file of keys as `auth: { keysFile: /path/to/keys.yaml }`, or write `auth: none` if whoever \
+                        reaches the port may ask";
+            report.add(steps, "an address off loopback wants keys", Some(help));
         }
         if steps.starts_with(&admin) {
             report.add(steps, "the admin port stays on loopback: its token would cross the network unprotected", None);
@@ -190,6 +191,9 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
             let help = "write an address, or ip:port, such as 10.96.0.10:53";
             report.add(&item(here, "nameservers", number), format!("this is no name server: {error}"), Some(help));
         }
+    }
+    if let Some(Auth::Keys { keys_file }) = &spec.auth {
+        report.file(&field(&field(here, "auth"), "keysFile"), Some(keys_file));
     }
     for (number, host) in spec.allowed_hosts.iter().enumerate() {
         if !is_name(host) && host.parse::<IpAddr>().is_err() {

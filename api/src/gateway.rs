@@ -16,7 +16,7 @@ pub struct GatewaySpec {
     pub ops: String,
     /// Where the gateway is told what to do and asked about itself.
     pub admin: AdminSpec,
-    /// Who may ask: the word `none`, or a file of keys (not yet).
+    /// Who may ask: `none`, which is anybody who reaches the port, or a file of keys. Absent: anybody on this machine.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth: Option<Auth>,
     /// Host headers that are answered, beside addresses and localhost, while there are no keys. Others get a 403, so
@@ -61,6 +61,13 @@ impl Default for GatewaySpec {
     }
 }
 
+impl GatewaySpec {
+    /// Whether who asks needs a key.
+    pub fn auth_has_keys(&self) -> bool {
+        matches!(self.auth, Some(Auth::Keys { .. }))
+    }
+}
+
 /// The admin port.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
@@ -88,7 +95,8 @@ pub enum Auth {
     /// Who has a key.
     #[serde(rename_all = "camelCase")]
     Keys {
-        /// The file with the keys' hashes.
+        /// The file with the keys' hashes, which `tutti key` makes and changes. A changed one is taken up without a
+        /// restart; a broken one is refused, and the keys stay as they were.
         keys_file: String,
     },
 }

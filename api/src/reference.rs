@@ -12,6 +12,7 @@ gateway:
   listen: 127.0.0.1:11500
   ops: 127.0.0.1:11501
   admin: { listen: 127.0.0.1:11502 }
+  auth: { keysFile: /etc/tutti/keys.yaml }
   allowedHosts: [localhost, gateway.bank.example]
   tls: { cert: /etc/tutti/tls.crt, key: /etc/tutti/tls.key }
   limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki, bodyPause: 30s, writeStall: 2m }

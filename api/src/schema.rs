@@ -11,7 +11,6 @@ use crate::{Config, KeysFile, Slots};
 /// Fields that this version knows and does not obey, with the one value that changes nothing. They are refused rather
 /// than ignored: who writes one counts on it.
 const NOT_YET: &[(&str, Option<&str>)] = &[
-    ("gateway.auth.keysFile", None),
     ("gateway.peer", None),
     ("pools[].endpoints[].loader", None),
     ("pools[].queue.coldWait", Some("5m")),

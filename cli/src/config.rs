@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
-use tutti_api::{Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
+use tutti_api::{Auth, Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
 use tutti_gateway::discovery::list;
 use tutti_gateway::follow;
+use tutti_gateway::keys::file::{self, Unusable};
 
 use crate::follow::File;
 use crate::{Source, local, print};
@@ -150,6 +151,7 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
             eprintln!("tutti: the list of replicas {file} is not right now: {error}");
         }
     }
+    check_keys(&config.gateway)?;
     if !config.pools.is_empty() && !names_models(&config) {
         eprintln!("{}", NAMES_NO_MODELS);
     }
@@ -158,6 +160,23 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
         warnings.iter().for_each(|warning| eprintln!("{warning}"));
     }
     print::page(&format!("{} is right: {what}\n", path.display()))
+}
+
+/// Looks at the keys file that a configuration names. One that is not there may be where the gateway runs; what can be
+/// read and is wrong is a [`Wrong`].
+fn check_keys(gateway: &GatewaySpec) -> Result<(), Wrong> {
+    let Some(Auth::Keys { keys_file }) = &gateway.auth else { return Ok(()) };
+    match file::read(Path::new(keys_file)) {
+        Ok((file, mend)) => {
+            if file.keys.is_empty() {
+                eprintln!("gateway.auth.keysFile: {keys_file} has no keys: every request is refused");
+            }
+            mend.into_iter().for_each(|mend| eprintln!("gateway.auth.keysFile: {mend}"));
+        }
+        Err(why @ (Unusable::Missing(_) | Unusable::Unreadable(_))) => eprintln!("gateway.auth.keysFile: {why}"),
+        Err(why) => return Err(Wrong(format!("gateway.auth.keysFile: {why}"))),
+    }
+    Ok(())
 }
 
 /// What is said of a configuration that nobody gets an answer by.

@@ -10,9 +10,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 use tutti_api::{Auth, HumanDuration, KeySpec, Priority, Timestamp, keys_json_schema};
 use tutti_gateway::keys::file::{self, Unusable};
-use tutti_gateway::keys::{NewKey, Store, StoreError, id_in};
+use tutti_gateway::keys::{KeysStatus, NewKey, Store, StoreError, id_in};
 
-use crate::admin::Admin;
+use crate::admin::{Admin, Answer};
 use crate::config::{self, Wrong};
 use crate::print::{self, plain};
 
@@ -138,6 +138,31 @@ impl Where {
     }
 }
 
+impl Where {
+    /// Has a running gateway take up the file, and says what came of it: an error where one goes by other keys.
+    fn tell(&self, path: &Path) -> Result<ExitCode> {
+        let later = "one that follows this file takes it up within 2 seconds";
+        let Answer { admin, status, body } = match self.admin.ask("POST", "/keys/reload") {
+            Ok(answer) => answer,
+            Err(error) => {
+                eprintln!("no running gateway was told ({error:#}); {later}");
+                return Ok(ExitCode::SUCCESS);
+            }
+        };
+        match (status, serde_json::from_str::<KeysStatus>(&body)) {
+            (200, Ok(told)) if std::fs::canonicalize(&told.file).is_ok_and(|file| file == path) => {
+                eprintln!("the gateway at {admin} goes by it");
+            }
+            (200, Ok(told)) => {
+                eprintln!("the gateway at {admin} goes by another file, {}; {later}", told.file.display());
+            }
+            (404, _) => eprintln!("the gateway at {admin} wants no keys: its configuration names no keysFile"),
+            _ => bail!("the file is written, but the gateway at {admin} answered {status}: {}", body.trim()),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 impl New {
     fn run(&self) -> Result<ExitCode> {
         let store = Store::open(&self.at.path()?).map_err(shown)?;
@@ -157,7 +182,7 @@ impl New {
             eprintln!("made the keys file {}", path.display());
         }
         eprintln!("key {} for tenant {}: it is shown this once, and never again", key.id, self.tenant);
-        Ok(ExitCode::SUCCESS)
+        self.at.tell(&path)
     }
 
     fn spec(&self, key: &NewKey) -> Result<KeySpec> {
@@ -209,13 +234,13 @@ impl Revoke {
             bail!("this is a key, and an id is wanted: tutti key revoke {}", plain(id));
         }
         let store = Store::open(&self.at.path()?).map_err(shown)?;
-        let now = Timestamp::now();
+        let (path, now) = (store.path().to_owned(), Timestamp::now());
         let key = store.revoke(&self.id, now).map_err(shown)?;
         match key.revoked.filter(|at| *at != now) {
             Some(before) => eprintln!("key {} ({}) was revoked already, at {before}", key.id, plain(&key.name)),
             None => eprintln!("key {} ({}) is revoked", key.id, plain(&key.name)),
         }
-        Ok(ExitCode::SUCCESS)
+        self.at.tell(&path)
     }
 }
 

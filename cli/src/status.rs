@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use tutti_api::Timestamp;
+use tutti_gateway::keys::Counts;
 use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, SourceStatus, Status};
 
 use crate::admin::{Admin, Answer};
@@ -47,6 +48,16 @@ fn render(status: &Status, now: i64) -> String {
         page.push_str(&format!("certificate: {}\n", expires(certificate.expires, now)));
         if let Some(error) = &certificate.reload.error {
             page.push_str(&format!("the last change of the certificate was refused: {error}\n"));
+        }
+    }
+    if let Some(keys) = &status.keys {
+        let Counts { active, expired, revoked } = keys.keys;
+        page.push_str(&format!(
+            "keys: {active} active, {expired} expired, {revoked} revoked, of {}\n",
+            keys.file.display()
+        ));
+        if let Some(error) = &keys.reload.error {
+            page.push_str(&format!("the last change of the keys file was refused: {}\n", plain(error)));
         }
     }
     if !status.at_next_start.is_empty() {

@@ -77,7 +77,11 @@ fn welcome(gateway: &Gateway, names_models: bool) {
         ),
         None => eprintln!("No replica answers yet: tutti serves their models as soon as one does."),
         Some(model) => {
-            eprintln!("models: {}\n\nTry it:\n\n{}\n", models.join(", "), try_it(&at, model))
+            eprintln!(
+                "models: {}\n\nTry it:\n\n{}\n",
+                models.join(", "),
+                try_it(&at, model, gateway.status().keys.is_some())
+            )
         }
     }
     if std::io::stderr().is_terminal() {
@@ -86,10 +90,11 @@ fn welcome(gateway: &Gateway, names_models: bool) {
 }
 
 /// The line to paste.
-fn try_it(at: &str, model: &str) -> String {
+fn try_it(at: &str, model: &str, keyed: bool) -> String {
     let model = serde_json::Value::from(model);
     let body = format!(r#"{{"model":{model},"messages":[{{"role":"user","content":"你好"}}]}}"#);
-    format!("curl -s {at}/v1/chat/completions -d {}", quoted(&body))
+    let key = if keyed { r#" -H "Authorization: Bearer $KEY""# } else { "" };
+    format!("curl -s {at}/v1/chat/completions -d {}{key}", quoted(&body))
 }
 
 /// What came of looking for an Ollama.
@@ -195,7 +200,7 @@ mod tests {
     #[test]
     fn the_line_to_paste_names_any_model() {
         let name = r#"it's "x""#;
-        let line = try_it("http://127.0.0.1:1", name);
+        let line = try_it("http://127.0.0.1:1", name, true);
         let shell = format!("curl() {{ shift 3; printf %s \"$1\"; }}\n{line}");
         let pasted = Command::new("sh").args(["-c", &shell]).output().unwrap().stdout;
         let body: serde_json::Value = serde_json::from_slice(&pasted).unwrap();

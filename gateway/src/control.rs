@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tutti_api::Config;
+use tutti_api::{Address, Config};
 
 use crate::discovery::{self, Discovery};
 use crate::drain::{self, Drained, Refused, Wish};
 use crate::inventory::{self, Heard};
+use crate::keys::Opened;
 use crate::registry::Registry;
 use crate::replica::Replica;
 use crate::shared::Shared;
@@ -124,6 +125,9 @@ impl Task {
     }
 
     async fn take_found(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        self.keeps_its_keys(&config)?;
+        let keys = self.shared.keys.open(config.gateway.auth.as_ref()).await;
+        let keys = keys.map_err(|error| format!("gateway.auth.keysFile: {error}"))?;
         let table = self.build(config.clone())?;
         let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
         let ourselves: Vec<u64> = answers.iter().filter(|(_, heard)| heard.ourselves).map(|(of, _)| of.id).collect();
@@ -136,7 +140,28 @@ impl Task {
             }
         }
         self.heard(answers);
+        // Nobody asks by the new table without a key that is wanted now, or by the old one without one that was wanted.
+        if matches!(keys, Opened::Anybody) {
+            let generation = self.publish(config).await?;
+            self.shared.keys.install(keys);
+            return Ok(generation);
+        }
+        self.shared.keys.install(keys);
         self.publish(config).await
+    }
+
+    /// Refuses that a port which strangers may reach is opened to them by a configuration which does not say so: it may
+    /// name another address, and that is taken at the next start.
+    fn keeps_its_keys(&self, config: &Config) -> Result<(), String> {
+        let listen = &self.shared.started.gateway.listen;
+        let local = listen.parse::<Address>().is_ok_and(|address| address.is_loopback());
+        if local || config.gateway.auth.is_some() || self.shared.keys.set().is_none() {
+            return Ok(());
+        }
+        Err(format!(
+            "it names no keys, and this gateway listens off loopback, at {listen}: write `auth: none` if whoever \
+             reaches the port may ask"
+        ))
     }
 
     async fn drain(&mut self, given: &str, wish: Wish) -> Result<Drained, Refused> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{Response, StatusCode};
 
 use crate::classify::Dialect;
@@ -71,6 +71,8 @@ codes! {
     InvalidHeader "invalid_header" 400 Client None, "A header that the gateway reads cannot be read, or stands twice. Mend the header.";
     InvalidModelName "invalid_model_name" 400 Client None, "The model's name is longer than 256 bytes or holds control characters. Mend the name.";
     ModelRequired "model_required" 400 Client None, "Neither the header `x-tutti-model`, nor a path `/models/NAME/…`, nor the body names a model. Name one.";
+    MissingApiKey "missing_api_key" 401 Client None, "This gateway wants a key. Send it as `Authorization: Bearer KEY`, `x-api-key: KEY` or `api-key: KEY`.";
+    InvalidApiKey "invalid_api_key" 401 Client None, "The key is wrong, expired or revoked: which of these is not said. `tutti key list` tells whoever runs the gateway.";
     OriginNotAllowed "origin_not_allowed" 403 Client None, "The page that asks is of another site: its Origin is neither local, nor an application's, nor in `gateway.allowedHosts`. Have its host added.";
     HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";
     ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
@@ -166,6 +168,9 @@ impl Failure {
         let headers = response.headers_mut();
         if let Some(allow) = self.allow {
             headers.insert(ALLOW, HeaderValue::from_static(allow));
+        }
+        if row.status == 401 {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")); // RFC 9110, 11.6.1
         }
         headers.insert(SHOULD_RETRY, HeaderValue::from_static(if row.retry.is_some() { "true" } else { "false" }));
         if let Some(after) = row.retry {

@@ -61,6 +61,15 @@ impl Followed {
         &self.path
     }
 
+    /// What the file holds now, which is taken from then on.
+    pub async fn look(&mut self) -> Text {
+        let (path, max) = (self.path.clone(), self.max);
+        let text = tokio::task::spawn_blocking(move || look(&path, max)).await;
+        let text = text.unwrap_or_else(|error| Err(error.to_string()));
+        self.looks = Looks { taken: text.clone(), seen: text.clone() };
+        text
+    }
+
     /// Waits until the file holds something else, and yields that. `hurry` has it look at once.
     pub async fn changed(&mut self, hurry: impl AsyncFnMut()) -> Text {
         let (path, max) = (self.path.clone(), self.max);

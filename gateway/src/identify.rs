@@ -1,27 +1,64 @@
-//! Who asks. Without keys, that is whether a browser was tricked into asking: by a name that was bound to this machine's
-//! address (DNS rebinding), or by a page of another site. Ollama guards itself the same way; it sees neither Host nor
-//! Origin of our clients, so the guard is here.
+//! Who asks. With keys, whoever has one. Without, whether a browser was tricked into asking: by a name that was bound to
+//! this machine's address (DNS rebinding), or by a page of another site. Ollama guards itself the same way; it sees
+//! neither Host nor Origin of our clients, so the guard is here. A page of another site is refused with keys too.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue, ORIGIN};
+use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderMap, Version};
 
+use crate::classify::Ask;
 use crate::errors::{Code, Failure};
+use crate::keys::{Key, KeySet};
+
+/// Where Anthropic's clients put their key, and Azure's.
+const API_KEYS: [HeaderName; 2] = [HeaderName::from_static("x-api-key"), HeaderName::from_static("api-key")];
 
 /// Schemes of pages that come with an application or a browser's extension: Ollama's own list (its envconfig, 0.11.4),
 /// and what its CORS library calls browser extensions.
 const APPLICATIONS: [&str; 8] =
     ["app", "file", "tauri", "vscode-webview", "vscode-file", "chrome-extension", "moz-extension", "safari-extension"];
 
+/// Whether an answer is for everybody: whoever runs the gateway asks for these, and Ollama's clients before all else.
+pub(crate) fn is_open(ask: &Ask) -> bool {
+    matches!(ask, Ask::Root | Ask::Health | Ask::Ready)
+}
+
+/// The key that a request came with, good or not.
+///
+/// # Errors
+/// There is none, or it is nobody's.
+pub(crate) fn key<'k>(headers: &HeaderMap, keys: &'k KeySet) -> Result<&'k Arc<Key>, Failure> {
+    let presented = presented(headers).ok_or_else(|| {
+        Failure::new(Code::MissingApiKey, "this gateway wants an API key: send it as Authorization: Bearer KEY")
+    })?;
+    keys.find(presented).ok_or_else(not_valid)
+}
+
+/// The refusal of a key, the same for one that never was and one that was: who tries learns nothing.
+pub(crate) fn not_valid() -> Failure {
+    Failure::new(Code::InvalidApiKey, "this API key is not valid")
+}
+
+/// The first key in the headers.
+fn presented(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| {
+        let (scheme, key) = value.as_bytes().split_at_checked("Bearer ".len())?;
+        scheme.eq_ignore_ascii_case(b"Bearer ").then_some(key)
+    });
+    let named = API_KEYS.into_iter().filter_map(|name| headers.get(name)).map(HeaderValue::as_bytes);
+    bearer.into_iter().chain(named).map(<[u8]>::trim_ascii).find(|key| !key.is_empty())
+}
+
 /// Refuses a Host that is neither an address, nor local, nor in `allowed`: a page of a stranger whose name was bound to
-/// this machine's address sends the stranger's name.
+/// this machine's address sends the stranger's name. `None`: any that can be read.
 ///
 /// # Errors
 /// The refusal.
-pub(crate) fn host(head: &Parts, allowed: &[String]) -> Result<(), Failure> {
+pub(crate) fn host(head: &Parts, allowed: Option<&[String]>) -> Result<(), Failure> {
     let unreadable = || Failure::new(Code::InvalidHeader, "the Host header cannot be read");
     let mut hosts = head.headers.get_all(HOST).iter();
     let named: Option<Authority> = match hosts.next() {
@@ -34,7 +71,7 @@ pub(crate) fn host(head: &Parts, allowed: &[String]) -> Result<(), Failure> {
     }
     // A target in absolute form goes before the header (RFC 9112, 3.2.2).
     let Some(authority) = head.uri.authority().or(named.as_ref()) else { return Ok(()) };
-    if is_ours(authority.host(), allowed) {
+    if allowed.is_none_or(|allowed| is_ours(authority.host(), allowed)) {
         return Ok(());
     }
     Err(Failure::new(Code::HostNotAllowed, "this Host is not in gateway.allowedHosts"))
@@ -103,7 +140,7 @@ mod tests {
     }
 
     fn host_of(head: Parts) -> Option<Code> {
-        host(&head, &allowed()).err().map(|failure| failure.code)
+        host(&head, Some(&allowed())).err().map(|failure| failure.code)
     }
 
     #[test]
@@ -120,6 +157,38 @@ mod tests {
         assert_eq!(host_code("/", None, Version::HTTP_11), Some(Code::InvalidHeader));
         let absolute = host_code("http://evil.example/", Some("localhost"), Version::HTTP_11);
         assert_eq!(absolute, Some(Code::HostNotAllowed));
+    }
+
+    #[test]
+    fn with_keys_any_host_that_can_be_read_will_do() {
+        let check = |host: &str| {
+            let request = Request::builder().uri("/").header(HOST, host).body(()).unwrap();
+            super::host(&request.into_parts().0, None).err().map(|failure| failure.code)
+        };
+        assert_eq!(check("evil.example"), None);
+        assert_eq!(check("a b"), Some(Code::InvalidHeader));
+    }
+
+    #[test]
+    fn a_key_is_where_clients_put_it() {
+        let presented = |headers: &[(&'static str, &str)]| {
+            let headers = headers.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
+            super::presented(&HeaderMap::from_iter(headers)).map(|key| String::from_utf8(key.to_vec()).unwrap())
+        };
+        for headers in [
+            &[("authorization", "Bearer k")][..],
+            &[("authorization", "bearer   k ")],
+            &[("x-api-key", "k")],
+            &[("api-key", "k")],
+            &[("authorization", "Basic b"), ("x-api-key", "k")],
+            &[("authorization", "Bearer "), ("api-key", "k")],
+            &[("authorization", "Bearer k"), ("x-api-key", "other")],
+        ] {
+            assert_eq!(presented(headers).as_deref(), Some("k"), "{headers:?}");
+        }
+        for headers in [&[][..], &[("authorization", "Bearer")], &[("authorization", "k")], &[("api-key", " ")]] {
+            assert_eq!(presented(headers), None, "{headers:?}");
+        }
     }
 
     #[test]

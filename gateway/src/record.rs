@@ -8,6 +8,7 @@ use http::HeaderValue;
 use crate::classify::Api;
 use crate::dialect::Usage;
 use crate::errors::{Code, Failure};
+use crate::keys::Key;
 use crate::registry::Served;
 use crate::replica::Replica;
 
@@ -48,6 +49,8 @@ pub struct Record {
     pub request_id: HeaderValue,
     /// The client's `traceparent`, whatever it is.
     pub traceparent: Option<HeaderValue>,
+    /// Whose key it came with, good or not; `None` also where anybody may ask.
+    pub caller: Option<Arc<Key>>,
     /// Which API, where it was one.
     pub api: Option<Api>,
     /// Which model, revision and pool, once they were chosen.

@@ -43,6 +43,7 @@ impl Settlement {
                 started,
                 request_id,
                 traceparent: None,
+                caller: None,
                 api: None,
                 served: None,
                 replica: None,

@@ -13,6 +13,7 @@ use tutti_api::{Config, Timestamp};
 use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::discovery::Discovery;
+use crate::keys::Keyring;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::table::Table;
@@ -30,6 +31,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// Who says where replicas are that the configuration does not name itself.
     pub discovery: Discovery,
+    /// Who may ask.
+    pub keys: Arc<Keyring>,
     /// Tells this gateway from others, so that it can know itself when it meets itself as a replica.
     pub instance: HeaderValue,
     /// Connections that are open.
@@ -64,6 +67,7 @@ impl Shared {
             budget: Arc::default(),
             metrics,
             discovery: Discovery::default(),
+            keys: Arc::default(),
             instance,
             connections: AtomicUsize::new(0),
             tls,
@@ -125,7 +129,7 @@ impl Shared {
     }
 }
 
-/// What came of the last change of the configuration.
+/// What came of the last change of the configuration, or of another file that is followed.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Reloaded {
     /// When. Unit: seconds since 1970.

@@ -9,6 +9,7 @@ use tutti_api::GatewaySpec;
 
 use crate::discovery::{Heard, Origin, Source};
 pub use crate::health::{Cause, HeldState, HeldStatus};
+use crate::keys::KeysStatus;
 use crate::replica::Replica;
 use crate::shared::{Reloaded, Shared};
 use crate::table::{Pool, Table};
@@ -31,6 +32,9 @@ pub struct Status {
     /// The certificate that clients are served by, if they are by TLS.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
+    /// The keys, where who asks needs one.
+    #[serde(default)]
+    pub keys: Option<KeysStatus>,
     /// Connections that are open.
     pub connections: usize,
     /// Whether it is draining.
@@ -128,6 +132,7 @@ impl Status {
             reload: shared.reload_outcome(),
             at_next_start: at_next_start(&shared.started.gateway, &table.config.gateway),
             certificate: shared.tls.as_ref().map(Tls::status),
+            keys: shared.keys.status(),
             connections: shared.connections.load(Relaxed),
             draining: shared.draining(),
             pools: pools(&table),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tutti_tests::{Finished, binary, run};
+use tutti_tests::{Finished, binary, id_of, run};
 
 struct Folder(TempDir);
 
@@ -50,10 +50,6 @@ impl Folder {
         let mut shell = Command::new("sh");
         shell.args(["-c", &script]).arg(binary()).arg(self.file()).env("HOME", self.0.path()).output().expect("a shell")
     }
-}
-
-fn id_of(key: &str) -> String {
-    key.split('_').nth(1).unwrap_or_default().to_owned()
 }
 
 #[test]

@@ -3,11 +3,13 @@
 mod certificate;
 mod client;
 mod dns;
+mod keyed;
 mod tutti;
 
 pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
 pub use dns::{Dns, Says};
+pub use keyed::{Keyed, id_of, with_keys};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 
 use std::time::{Duration, Instant};

@@ -103,8 +103,13 @@ fn what_is_unsafe_wants_a_word() {
     let problems = of("gateway: { listen: \"0.0.0.0:80\" }").unwrap_err();
     assert!(problems[0].contains("an address off loopback wants keys"), "{problems:?}");
     assert!(of("gateway: { listen: \"0.0.0.0:80\", auth: none }").is_ok());
-    let problems = of("gateway: { auth: { keysFile: x } }").unwrap_err();
-    assert!(problems[0].contains("gateway.auth.keysFile: not yet"), "{problems:?}");
+    assert!(of("gateway: { listen: \"0.0.0.0:80\", auth: { keysFile: /k } }").is_ok());
+    for none in ["\"\"", "~/keys.yaml"] {
+        let problems = of(&format!("gateway: {{ auth: {{ keysFile: {none} }} }}")).unwrap_err();
+        assert!(problems[0].contains("gateway.auth.keysFile: this names no file"), "{problems:?}");
+    }
+    let problems = of("gateway: { auth: {} }").unwrap_err();
+    assert!(problems[0].contains("gateway.auth: `keysFile` is missing"), "{problems:?}");
     let problems = of("gateway: { auth: nobody }").unwrap_err();
     assert!(problems[0].contains("gateway.auth: \"nobody\" does not fit; write `none`"), "{problems:?}");
 }
@@ -418,10 +423,12 @@ fn the_environment_fills_lists_and_empty_fields() {
     assert_eq!(config.pools[0].endpoints[10].url.as_deref(), Some("http://h:11"));
     let config = with_env("gateway:\n", &[("TUTTI__GATEWAY__LISTEN", "127.0.0.1:9"), ("TUTTI__POOLS", "")]).unwrap();
     assert_eq!(config.gateway.listen, "127.0.0.1:9");
+    let keyed = with_env("", &[("TUTTI__GATEWAY__AUTH__KEYSFILE", "x")]).unwrap();
+    assert_eq!(keyed.gateway.auth, Some(crate::Auth::Keys { keys_file: "x".to_owned() }));
     assert_eq!(
-        with_env("", &[("TUTTI__GATEWAY__AUTH__KEYSFILE", "x")]).unwrap_err(),
+        with_env("", &[("TUTTI__GATEWAY__PEER__DNS", "x")]).unwrap_err(),
         [
-            "environment variable TUTTI__GATEWAY__AUTH__KEYSFILE: gateway.auth.keysFile: not yet: this version of tutti does not do this"
+            "environment variable TUTTI__GATEWAY__PEER__DNS: gateway.peer: not yet: this version of tutti does not do this"
         ]
     );
     assert_eq!(

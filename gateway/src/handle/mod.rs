@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use self::attempt::{Attempt, LOOK_AGAIN};
@@ -43,8 +43,12 @@ pub(crate) async fn handle(
         settlement.failed(&failure);
         failure.response(dialect)
     });
+    let is_refused = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    if is_refused {
+        headers.insert(answers::INSTANCE, shared.instance.clone()); // without a key, a gateway knows itself by this
+    }
     if let Ok(Some(origin)) = origin {
         headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(header::EXPOSED));
@@ -62,6 +66,15 @@ pub(crate) async fn handle(
     Ok(response)
 }
 
+/// Finds whose key a request came with, and refuses one that is not good.
+fn identify(shared: &Shared, headers: &HeaderMap, settlement: &mut Settlement) -> Result<(), Failure> {
+    let keys = shared.keys.set();
+    let Some(keys) = &*keys else { return Ok(()) };
+    let key = identify::key(headers, keys)?;
+    settlement.record.caller = Some(key.clone()); // the log tells who asks with a key that was revoked
+    if key.is_good() { Ok(()) } else { Err(identify::not_valid()) }
+}
+
 async fn serve(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
@@ -69,11 +82,16 @@ async fn serve(
 ) -> Result<Response<ResponseBody>, Failure> {
     let (head, body) = request.into_parts();
     let config = shared.table().config.clone();
-    identify::host(&head, &config.gateway.allowed_hosts)?;
+    let keyed = shared.keys.set().is_some();
+    identify::host(&head, (!keyed).then_some(&*config.gateway.allowed_hosts))?;
     if head.method == Method::OPTIONS {
         return Ok(answers::options(&head));
     }
-    let ask = classify::ask(&head.method, head.uri.path())?;
+    let ask = classify::ask(&head.method, head.uri.path());
+    if keyed && !ask.as_ref().is_ok_and(identify::is_open) {
+        identify(shared, &head.headers, settlement)?;
+    }
+    let ask = ask?;
     let Ask::Inference(api, in_path) = ask else {
         return answers::answer(&ask, shared, LOOK_AGAIN).await;
     };

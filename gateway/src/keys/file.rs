@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::ser::Formatter;
 use tutti_api::{KeysFile, MAX_KEYS_TEXT, Problem, load_keys};
 
-use crate::follow;
+use crate::follow::{Followed, Text};
 
 /// Why a keys file cannot be gone by.
 #[derive(Debug, thiserror::Error)]
@@ -40,26 +40,18 @@ pub enum Unusable {
 /// # Errors
 /// Why it cannot be gone by.
 pub fn read(path: &Path) -> Result<(KeysFile, Option<String>), Unusable> {
-    let text = fs::metadata(path).and_then(|found| {
-        // Opening a pipe waits for who writes into it.
-        if found.is_file() {
-            follow::read(path, MAX_KEYS_TEXT as u64)
-        } else {
-            Err(io::Error::other("no regular file"))
-        }
-    });
-    match text {
-        Ok((text, _)) => understand(path, &text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Unusable::Missing(path.to_owned())),
-        Err(error) => Err(Unusable::Unreadable(format!("{}: {error}", path.display()))),
-    }
+    taken(path, Followed::open(path.to_owned(), MAX_KEYS_TEXT as u64).1)
 }
 
 /// What a text from a keys file says, and what should be mended about the file.
 ///
 /// # Errors
 /// Why it cannot be gone by.
-pub(super) fn understand(path: &Path, text: &str) -> Result<(KeysFile, Option<String>), Unusable> {
+pub(super) fn taken(path: &Path, text: Text) -> Result<(KeysFile, Option<String>), Unusable> {
+    let text = text.map_err(|why| match path.try_exists() {
+        Ok(false) => Unusable::Missing(path.to_owned()),
+        _ => Unusable::Unreadable(why),
+    })?;
     let found = fs::metadata(path).map_err(|error| Unusable::Unreadable(format!("{}: {error}", path.display())))?;
     let mode = found.mode() & 0o777;
     if mode & 0o022 != 0 {
@@ -77,7 +69,7 @@ pub(super) fn understand(path: &Path, text: &str) -> Result<(KeysFile, Option<St
     } else {
         None
     };
-    let file = load_keys(text, &path.display().to_string()).map_err(Unusable::Wrong)?;
+    let file = load_keys(&text, &path.display().to_string()).map_err(Unusable::Wrong)?;
     Ok((file, mend))
 }
 

@@ -58,6 +58,10 @@ fields! {
         |told| told.record.request_id.to_str().ok().map(Value::Text);
     "trace_id" "32 hex digits" "Of the client's `traceparent` (W3C), where it is one."
         |told| told.record.traceparent.as_ref().and_then(|parent| trace_id(parent.as_bytes())).map(Value::Text);
+    "tenant" "text" "Who has the key that it came with."
+        |told| told.record.caller.as_ref().map(|caller| Value::Text(&caller.tenant));
+    "key" "text" "The id of that key, which need not be good any more: then `code` is `invalid_api_key`."
+        |told| told.record.caller.as_ref().map(|caller| Value::Text(&caller.id));
     "api" "a path" "Which API, where it was one."
         |told| told.record.api.map(|api| Value::Word(api.path()));
     "model" "text" "The model's name in the configuration or at the replica, once it was found."
@@ -215,9 +219,12 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value as Json, json};
 
+    use std::sync::Arc;
+
     use super::*;
     use crate::classify::Api;
     use crate::errors::{Code, Failure};
+    use crate::keys::Key;
     use crate::registry::Registry;
     use crate::settle::Settlement;
 
@@ -241,11 +248,14 @@ mod tests {
         let served = Registry::default().served("risk", "v1", "p", tutti_api::Engine::Ollama);
         let pool = tutti_api::PoolSpec::default();
         let replica = Registry::default().replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
+        let keys = format!("keys: [{{ id: k1, name: n, tenant: acme, sha256: \"{}\" }}]", "0".repeat(64));
+        let key = Key::of(&tutti_api::load_keys(&keys, "").unwrap().keys[0], "acme".into());
         let everything = |record: &mut Record| {
             record.api = Some(Api::OllamaChat);
             record.traceparent =
                 Some(HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"));
             (record.served, record.replica) = (Some(served), Some(replica));
+            record.caller = Some(Arc::new(key));
             record.first_byte = Some(Duration::from_micros(40));
             record.queued = Duration::from_millis(7);
             record.usage.output = u64::MAX;
@@ -265,6 +275,7 @@ mod tests {
             (&json["error"], &json["output_tokens"]),
             (&json!("no \"slot\"\n\\ für \u{1}模型"), &json!(u64::MAX))
         );
+        assert_eq!((&json["tenant"], &json["key"]), (&json!("acme"), &json!("k1")));
         assert_eq!((&json["model"], &json["replica"]), (&json!("risk"), &json!("http://localhost:1")));
         let (json, cancelled) = line(|record| record.phase = Phase::Queued);
         assert_eq!((&json["outcome"], &json["phase"]), (&json!("cancelled"), &json!("queued")));

@@ -116,6 +116,12 @@ metrics! {
         "1 where the last change of the configuration was taken up";
     RELOAD_AT Gauge "tutti_config_last_reload_timestamp_seconds" "seconds" []
         "When the configuration last changed or was refused, in Unix time";
+    KEYS Gauge "tutti_keys" "" ["state"]
+        "Keys in the keys file, where there is one. state: active, expired, revoked";
+    KEYS_OK Gauge "tutti_keys_last_reload_successful" "" []
+        "1 where the last change of the keys file was taken up";
+    KEYS_AT Gauge "tutti_keys_last_reload_timestamp_seconds" "seconds" []
+        "When the keys file last changed or was refused, in Unix time";
     BUILD Info "tutti_build" "" ["version"]
         "Which tutti this is";
     CPU Counter "process_cpu_seconds" "seconds" []

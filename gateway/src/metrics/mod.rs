@@ -84,7 +84,8 @@ pub fn enter(metrics: Arc<Metrics>) {
 pub(crate) fn count(record: &Record, took: Duration) {
     OWN.with_borrow_mut(|own| {
         let Some(own) = own else { return };
-        let who = Who { served: record.served.as_ref(), api: record.api, tenant: None };
+        let tenant = record.caller.as_ref().map(|key| &key.tenant);
+        let who = Who { served: record.served.as_ref(), api: record.api, tenant };
         let Place { counts, shape, .. } = own.place(&who);
         let end = ends::end_of(record);
         counted(counts, record, end);

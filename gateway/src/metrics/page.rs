@@ -10,6 +10,7 @@ use super::process::Process;
 use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
 use super::text::{Format, Page};
 use crate::discovery::Discovery;
+use crate::keys::KeysStatus;
 use crate::shared::Shared;
 use crate::table::Table;
 use crate::tls::Tls;
@@ -192,7 +193,18 @@ fn gateway(shared: &Shared, page: &mut Page) {
     page.family(&f::GENERATION).value([], shared.table().generation);
     page.family(&f::RELOAD_OK).value([], u8::from(reload.error.is_none()));
     page.family(&f::RELOAD_AT).value([], reload.at);
+    keys(shared, page);
     page.family(&f::BUILD).value([env!("CARGO_PKG_VERSION")], 1);
+}
+
+fn keys(shared: &Shared, page: &mut Page) {
+    let Some(KeysStatus { keys, reload, .. }) = shared.keys.status() else { return };
+    let mut family = page.family(&f::KEYS);
+    for (state, count) in [("active", keys.active), ("expired", keys.expired), ("revoked", keys.revoked)] {
+        family.value([state], count);
+    }
+    page.family(&f::KEYS_OK).value([], u8::from(reload.error.is_none()));
+    page.family(&f::KEYS_AT).value([], reload.at);
 }
 
 fn process(page: &mut Page) {

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::keys::file::Unusable;
+
 /// Connections the kernel keeps for us until they are accepted.
 const BACKLOG: i32 = 4096;
 /// Longest token file that is read. Unit: bytes.
@@ -32,6 +34,9 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// Who may ask cannot be told.
+    #[error("gateway.auth.keysFile: {0}")]
+    Keys(Unusable),
     /// An endpoint is none, or leads back here.
     #[error("{0}")]
     Endpoint(String),

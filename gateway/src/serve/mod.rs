@@ -70,8 +70,17 @@ impl Gateway {
         let world = World::default();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
         let shared = Shared::new(Arc::new(table), instance, tls);
+        let keys = shared.keys.open(spec.auth.as_ref()).await.map_err(StartError::Keys)?;
+        shared.keys.install(keys);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         let address = listen::address(&listen)?;
+        if !address.ip().is_loopback() && spec.auth_has_keys() && spec.tls.is_none() {
+            tracing::warn!(
+                listen = %address,
+                "keys cross the network in clear: whoever can listen there can use them. Only where something before \
+                 the gateway ends TLS is that as it should be"
+            );
+        }
         tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
         let mut task = Task { shared: shared.clone(), registry, world };
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;

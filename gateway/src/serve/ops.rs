@@ -29,7 +29,7 @@ use crate::status;
 pub(super) enum Page {
     /// `/metrics`, `/healthz`, `/readyz`
     Ops,
-    /// `/status`, `/drain`, `/undrain`, for those with the token
+    /// `/status`, `/drain`, `/undrain`, `/keys/reload`, for those with the token
     Admin { token: String, control: Control },
 }
 
@@ -79,7 +79,7 @@ pub(super) fn start(listener: TcpListener, page: Page, shared: Arc<Shared>) {
 }
 
 async fn respond(page: Page, shared: Arc<Shared>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let changes = matches!((&page, request.uri().path()), (Page::Admin { .. }, "/drain" | "/undrain"));
+    let changes = matches!((&page, request.uri().path()), (Page::Admin { .. }, "/drain" | "/undrain" | "/keys/reload"));
     let reads = request.method() == Method::GET || request.method() == Method::HEAD;
     if if changes { request.method() != Method::POST } else { !reads } {
         return text(StatusCode::METHOD_NOT_ALLOWED, if changes { "POST, please\n" } else { "GET, please\n" });
@@ -97,6 +97,7 @@ async fn respond(page: Page, shared: Arc<Shared>, request: Request<Incoming>) ->
         (Page::Admin { control, .. }, path @ ("/drain" | "/undrain")) => {
             drained(control, path, request.uri().query().unwrap_or_default()).await
         }
+        (Page::Admin { .. }, "/keys/reload") => keys_reloaded(&shared).await,
         (Page::Admin { .. }, "/status") => {
             typed(StatusCode::OK, "application/json", status::Status::of(&shared).to_json())
         }
@@ -137,6 +138,17 @@ async fn printed(shared: Arc<Shared>, headers: &HeaderMap) -> Response<Full<Byte
     match tokio::task::spawn_blocking(move || metrics::page(&shared, format)).await {
         Ok(page) => typed(StatusCode::OK, format.content_type(), page),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+    }
+}
+
+/// Has the keys file looked at.
+async fn keys_reloaded(shared: &Shared) -> Response<Full<Bytes>> {
+    match shared.keys.reload().await {
+        Some(Ok(status)) => {
+            typed(StatusCode::OK, "application/json", serde_json::to_string(&status).unwrap_or_default())
+        }
+        Some(Err(why)) => text(StatusCode::CONFLICT, &format!("{why}\n")),
+        None => text(StatusCode::NOT_FOUND, "this gateway wants no keys: its configuration names no keysFile\n"),
     }
 }
 
