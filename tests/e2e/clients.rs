@@ -2,14 +2,11 @@
 //!
 //! The scripts in `tests/clients/` do and check; here is what the gateway's log must say of it.
 
-use std::fs;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tutti_rig::{Ollama, OllamaOptions};
+use tutti_tests::scripts::{clean, node, passes, python};
 use tutti_tests::{Tutti, eventually, pool};
 
 const COMPLAINT: &str = "你们的系统导致我的资金被冻结了！";
@@ -47,19 +44,8 @@ impl Served {
         format!("http://{}", self.tutti.listen())
     }
 
-    /// Runs a script, which must make these checks and no other, all with success.
-    fn passes(&self, mut script: Command, checks: &[&str]) {
-        let Output { status, stdout, stderr } = clean(&mut script).arg(self.url()).output().expect("the script runs");
-        let said = String::from_utf8_lossy(&stdout);
-        let lines: Vec<Value> = said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let failed: Vec<String> = lines
-            .iter()
-            .filter(|line| line["ok"] != true)
-            .map(|line| format!("{}: {}", line["check"], line["detail"].as_str().unwrap_or_default()))
-            .collect();
-        assert!(failed.is_empty(), "{}", failed.join("\n"));
-        let made: Vec<&str> = lines.iter().filter_map(|line| line["check"].as_str()).collect();
-        assert!(status.success() && made == checks, "{status}: {made:?}: {}", String::from_utf8_lossy(&stderr));
+    fn passes(&self, script: Command, checks: &[&str]) {
+        passes(script, &[self.url()], checks);
     }
 
     /// The gateway's log line of the request with this `x-request-id`.
@@ -99,42 +85,6 @@ impl Served {
         // Left out: that its `output_tokens` are those that went out. They are 0.
         assert_eq!((&cancel["outcome"], &cancel["phase"]), (&json!("cancelled"), &json!("answering")), "{cancel}");
     }
-}
-
-/// Without what this machine tells clients of servers and proxies.
-fn clean(command: &mut Command) -> &mut Command {
-    for (name, _) in std::env::vars_os() {
-        let upper = name.to_string_lossy().to_uppercase();
-        if ["OPENAI_", "OLLAMA_", "LANGCHAIN_", "LANGSMITH_"].iter().any(|prefix| upper.starts_with(prefix)) {
-            command.env_remove(&name);
-        }
-    }
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1")
-}
-
-fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("clients")
-}
-
-/// A script with the pinned packages and none of the machine's.
-fn python(script: &str) -> Command {
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", tutti_rig::python().expect("the rig's Python packages"));
-    python.args(["-SB"]).arg(scripts().join(script));
-    python
-}
-
-/// The same, in a folder where `import` finds the packages as it does in a project.
-fn node(script: &str) -> (Command, TempDir) {
-    let project = tempfile::tempdir().expect("a temporary folder");
-    let packages = tutti_rig::node().expect("the rig's JavaScript packages");
-    symlink(packages.join("node_modules"), project.path().join("node_modules")).expect("a link");
-    for file in [script, "checks.mjs"] {
-        fs::copy(scripts().join(file), project.path().join(file)).expect("a copy");
-    }
-    let mut node = Command::new("node");
-    node.arg(script).current_dir(project.path());
-    (node, project)
 }
 
 const OPENAI: [&str; 16] = [

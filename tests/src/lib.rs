@@ -4,6 +4,7 @@ mod certificate;
 mod client;
 mod dns;
 mod keyed;
+pub mod scripts;
 mod tutti;
 
 pub use certificate::{Certificate, Files};
