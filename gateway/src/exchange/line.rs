@@ -18,23 +18,27 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
-use tokio::net::TcpStream;
 
 use super::Outgoing;
 use super::reach::reach;
+use super::wire::{Look, Wire};
 use crate::replica::Replica;
 
 /// How many idle connections a core keeps to one replica.
 const MAX_IDLE: usize = 1024;
-/// How long a connection may lie idle.
-const IDLE_FOR: Duration = Duration::from_secs(60);
+/// How long a connection may lie idle: not as long as servers keep one. Node's, uvicorn (vLLM) and cpp-httplib
+/// (llama-server) close theirs after 5 s; Go's (Ollama) keeps it.
+const IDLE_FOR: Duration = Duration::from_secs(4);
+/// One that has lain idle so long is looked at closely, for a system call (0.3 µs): it may have been closed meanwhile.
+const LOOK_AFTER: Duration = Duration::from_micros(100);
 
-type Driver = Connection<TokioIo<TcpStream>, Outgoing>;
+type Driver = Connection<TokioIo<Wire>, Outgoing>;
 
 /// A connection between two requests, or in one.
 pub(crate) struct Line {
     sender: SendRequest<Outgoing>,
     driver: Option<Pin<Box<Driver>>>,
+    look: Look,
     /// Whom it leads to.
     peer: SocketAddr,
 }
@@ -78,9 +82,13 @@ impl Line {
     fn idle(replica: &Replica) -> Option<Self> {
         IDLE.with_borrow_mut(|idle| {
             let lines = idle.get_mut(&replica.id)?;
-            while let Some((_, mut line)) = lines.pop() {
+            let now = Instant::now();
+            while let Some((since, mut line)) = lines.pop() {
                 if !replica.is_at(line.peer) {
                     continue;
+                }
+                if now.saturating_duration_since(since) >= LOOK_AFTER {
+                    line.look.closely();
                 }
                 line.drive(&mut Context::from_waker(Waker::noop()));
                 if line.driver.is_some() && line.sender.is_ready() {
@@ -104,9 +112,10 @@ impl Line {
             Ok((stream, peer))
         };
         let (stream, peer) = connect.await.map_err(|error| NoHead::of(&error))?;
-        let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(stream)).await;
+        let (wire, look) = Wire::new(stream);
+        let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(wire)).await;
         let (sender, connection) = handshake.map_err(|error| NoHead::Broken(error.to_string()))?;
-        Ok(Self { sender, driver: Some(Box::pin(connection)), peer })
+        Ok(Self { sender, driver: Some(Box::pin(connection)), look, peer })
     }
 
     /// Moves bytes, as far as they go now.
@@ -175,4 +184,46 @@ pub(crate) fn sweep(now: Instant) {
             !lines.is_empty()
         });
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::{Arc, mpsc};
+
+    use tutti_api::PoolSpec;
+
+    use super::*;
+    use crate::budget::{Budget, Room};
+    use crate::exchange::collect;
+
+    /// A replica that answers one request and closes when it is told to.
+    fn closes() -> (Arc<Replica>, mpsc::Sender<()>, std::thread::JoinHandle<()>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let (close, closes) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+            closes.recv().unwrap();
+        });
+        (Replica::new(&PoolSpec::default(), &url, None).unwrap(), close, thread)
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_was_closed_while_the_runtime_did_not_look_is_not_used() {
+        let (replica, close, thread) = closes();
+        let request = Request::get("/").header("host", "h").body(Outgoing::default()).unwrap();
+        let (response, line) = Line::send(&replica, request, Duration::from_secs(5)).await.unwrap();
+        let mut room = Room { held: Arc::<Budget>::default().hold(), limit: 1 << 20 };
+        collect(line, response.into_body(), &replica, Duration::from_secs(5), &mut room).await.unwrap();
+        let line = Line::idle(&replica).expect("it stands");
+        line.keep(&replica);
+        // Nothing below waits: the runtime hears nothing of what the kernel knows.
+        close.send(()).unwrap();
+        thread.join().unwrap();
+        std::thread::sleep(LOOK_AFTER);
+        assert!(Line::idle(&replica).is_none());
+    }
 }

@@ -9,6 +9,7 @@ mod reach;
 mod translate;
 mod vectors;
 mod watch;
+mod wire;
 
 pub use body::ResponseBody;
 pub(crate) use body::{Idle, Streaming, collect};
