@@ -22,9 +22,11 @@ pub struct Config {
     pub fault: Option<(Fault, Scope)>,
     /// How many requests are kept for [`crate::Running::seen`]; later ones are only counted.
     pub records_max: usize,
-    /// Answer a `/v1/chat/completions` that does not say `stream` with bytes made once, whatever its model, without the
-    /// engine.
+    /// Answer a `/v1/chat/completions` that is JSON and does not ask for a stream with bytes made once, whatever its
+    /// model, without the engine.
     pub prerendered: bool,
+    /// Answer `GET /health`, which an Ollama does not have: routers that are made for other engines ask for it.
+    pub health: bool,
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             fault: None,
             records_max: 10_000,
             prerendered: false,
+            health: false,
         }
     }
 

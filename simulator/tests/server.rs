@@ -251,3 +251,25 @@ async fn a_task_can_wait_without_blocking() {
     assert!(replica.until_gone(0, BOUND).await.is_some());
     assert!(replica.until(Duration::from_millis(1), |all| all.get(1).map(|_| ())).await.is_none());
 }
+
+#[test]
+fn an_answer_made_once_is_for_who_asks_for_no_stream() {
+    let replica = start(Config { health: true, ..Config::instant(Model::chat("m", 1)) });
+    let status = |stream: &str| {
+        let body = format!(r#"{{"model":"other","messages":[{{"role":"user","content":"x"}}]{stream}}}"#);
+        let answer = rest(send(&replica, "/v1/chat/completions", "Connection: close\r\n", &body));
+        answer.split(' ').nth(1).unwrap().to_owned()
+    };
+    // It is not looked at which model is wanted.
+    assert_eq!(status(""), "200");
+    assert_eq!(status(r#","stream" : false"#), "200");
+    assert_eq!(status(r#","stream" : true"#), "404");
+    assert_eq!(status(r#","stream" : "#), "400");
+    let health = |replica: &Running| {
+        let mut stream = TcpStream::connect(replica.addr()).unwrap();
+        write!(stream, "GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        rest(stream)
+    };
+    assert!(health(&replica).starts_with("HTTP/1.1 200"));
+    assert!(health(&quick()).starts_with("HTTP/1.1 404"), "an Ollama has no such path");
+}

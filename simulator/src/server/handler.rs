@@ -78,6 +78,7 @@ fn other(replica: &Replica, entry: Entry, head: &http::request::Parts, body: &By
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     let found = match path {
         "/" if is_read => Reply::text(200, "Ollama is running"),
+        "/health" if is_read && config.health => Reply::text(200, "OK"),
         "/api/version" if is_read => Reply::native(200, &serde_json::json!({ "version": crate::VERSION })),
         "/api/tags" if is_read => wire::tags(config, modified),
         "/api/ps" if head.method == Method::GET => {
@@ -105,7 +106,7 @@ async fn infer(
     body: &Bytes,
     fault: Option<Fault>,
 ) -> Result<Response<Answer>, Hangup> {
-    if replica.config.prerendered && api == Api::OpenaiChat && memchr::memmem::find(body, b"\"stream\"").is_none() {
+    if replica.config.prerendered && api == Api::OpenaiChat && !may_stream(body) {
         return Ok(reply(entry, replica.prerendered.clone(), fault));
     }
     let call = match Call::read(api, body) {
@@ -147,6 +148,16 @@ async fn infer(
 /// What 0.11.4 says of an adapter that is cut short, garbage or not there, on each request anew.
 fn runner_died(api: Api) -> Reply {
     Reply::error(api, 500, "llama runner process has terminated: exit status 2")
+}
+
+/// Whether a body asks for a stream, or is none that could be answered. All of it is read.
+fn may_stream(body: &[u8]) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Asks {
+        #[serde(default)]
+        stream: bool,
+    }
+    serde_json::from_slice(body).map_or(true, |asks: Asks| asks.stream)
 }
 
 /// The model that is asked for, or Ollama's words for its absence, which differ between its handlers.

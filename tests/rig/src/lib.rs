@@ -4,7 +4,6 @@
 //! models on a free port; whatever it started ends with its caller, however that ends (see [`Supervised`]).
 
 mod cache;
-mod deploy;
 mod gojson;
 mod models;
 mod ollama;
@@ -12,10 +11,9 @@ mod packages;
 mod supervised;
 
 pub use cache::cache_dir;
-pub use deploy::{Kind, deployed};
 pub use gojson::{Decoded, GoJson};
 pub use ollama::{Ollama, OllamaOptions};
-pub use packages::{node, python};
+pub use packages::{node, python, python_packages};
 pub use supervised::Supervised;
 
 use std::path::PathBuf;
@@ -39,7 +37,6 @@ pub fn prepare_ollama() -> Result<()> {
 pub fn prepare() -> Result<()> {
     prepare_ollama()?;
     gojson::binary()?;
-    deploy::binary()?;
     python()?;
     node()?;
     Ok(())

@@ -1,7 +1,8 @@
-//! The client packages that tests drive the gateway with, from their registries, pinned in `tests/clients/`.
+//! Packages from the registries of Python and Node, pinned: the clients that tests drive the gateway with
+//! (`tests/clients/`), the peers that it is measured beside (`bench/peers/`).
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -20,14 +21,24 @@ const NEEDS_NODE: &str = "the rig needs `node`, 20 or later, with npm";
 /// # Errors
 /// `python3` or its pip is missing, or they cannot be installed.
 pub fn python() -> Result<PathBuf> {
+    python_packages("python", REQUIREMENTS, "about 30 seconds")
+}
+
+/// A folder `<name>-…` of the cache with the packages that `requirements` names, for `PYTHONPATH`. All of them must be
+/// named: nothing is resolved, and what is installed elsewhere has no say.
+///
+/// # Errors
+/// `python3` or its pip is missing, or they cannot be installed.
+pub fn python_packages(name: &str, requirements: &str, expected: &str) -> Result<PathBuf> {
     // Some packages are compiled for one version of Python.
     let version = run(Command::new("python3").args(["-c", "import sys; print(sys.version)"]), NEEDS_PYTHON)?;
-    let key = cache::key([REQUIREMENTS.as_bytes(), version.as_bytes()]);
-    cache::made(&format!("python-{key}"), "about 30 seconds", |half| {
+    let key = cache::key([requirements.as_bytes(), version.as_bytes()]);
+    cache::made(&format!("{name}-{key}"), expected, |half| {
+        let file = half.join("requirements.txt");
+        fs::write(&file, requirements)?;
         let mut pip = Command::new("python3");
-        // All of them are named: nothing is resolved, and what is installed elsewhere has no say.
         pip.args(["-m", "pip", "install", "--quiet", "--no-deps", "--root-user-action", "ignore", "--target"]);
-        pip.arg(half).arg("--requirement").arg(clients().join("requirements.txt"));
+        pip.arg(half).arg("--requirement").arg(file);
         run(&mut pip, NEEDS_PYTHON).map(drop)
     })
 }
@@ -46,10 +57,6 @@ pub fn node() -> Result<PathBuf> {
         npm.args(["ci", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(half);
         run(&mut npm, NEEDS_NODE).map(drop)
     })
-}
-
-fn clients() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../clients")
 }
 
 /// Runs a command to its end; yields what it wrote. What it says of an error is in the error.
