@@ -31,10 +31,22 @@ fn tree(root: u32) -> Vec<(u32, Stat)> {
     all.iter().filter(|&(&pid, _)| belongs(pid)).map(|(&pid, &stat)| (pid, stat)).collect()
 }
 
-/// Resident memory in bytes of a process and its children, shared pages counted in each.
+/// A process and all its descendants.
+pub(crate) fn tree_pids(root: u32) -> Vec<u32> {
+    tree(root).into_iter().map(|(pid, _)| pid).collect()
+}
+
+/// Whether a process is there and has not ended.
+#[cfg(test)]
+pub(crate) fn is_running(pid: u32) -> bool {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    text.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// Memory in bytes of a process and all its descendants: what they share counts once, split among them
+/// (proportional set size). Pages of the kernel, sockets among them, do not count.
 pub fn tree_memory(root: u32) -> u64 {
-    let children = numbers("/proc").filter(|pid| stat(&format!("/proc/{pid}")).is_some_and(|s| s.parent == root));
-    children.chain([root]).filter_map(resident).sum()
+    tree_pids(root).into_iter().filter_map(proportional).sum()
 }
 
 /// Every thread of a process and its descendants held on the first core it may use, until this is dropped.
@@ -71,9 +83,24 @@ impl Drop for OneCore {
     }
 }
 
-fn resident(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+/// Files that a process has open, sockets among them.
+pub(crate) fn files(pid: u32) -> usize {
+    numbers(&format!("/proc/{pid}/fd")).count()
+}
+
+/// Resident memory in bytes of one process.
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    kibibytes(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+pub(crate) fn proportional(pid: u32) -> Option<u64> {
+    kibibytes(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+}
+
+/// The bytes behind `name` in a page of `/proc` that counts in `kB`.
+fn kibibytes(file: &str, name: &str) -> Option<u64> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib * 1024)
 }

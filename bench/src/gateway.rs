@@ -3,18 +3,19 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 use tutti_simulator::{Config, Model, Simulator};
 
+use crate::contender::Contender;
 use crate::cpu::OneCore;
-use crate::load::{self, Pace, Plan};
-use crate::proxies::{self, Contender, Proxy};
+use crate::http;
+use crate::load::{self, Pace};
+use crate::own::{self, Own};
+use crate::proxies;
 use crate::report::{Origin, heading, median, short, spread};
 use crate::results::keep;
-use crate::{cpu, http};
+use crate::target::{Load, Target, targets, versions};
 
 /// Bytes of the chat request's body.
 const BODY_BYTES: usize = 1024;
@@ -70,7 +71,7 @@ pub struct GatewayResults {
 pub struct Row {
     /// Its name.
     pub name: String,
-    /// Resident bytes after its start, all its processes together; 0 for none.
+    /// Bytes after its start, all its processes together; 0 for none.
     pub memory_bytes: u64,
     /// Under load, one for each round.
     pub busy: Vec<Busy>,
@@ -104,13 +105,6 @@ pub struct Busy {
     pub p99: f64,
 }
 
-/// Where a load goes, and whose CPU it costs.
-struct Target {
-    row: Row,
-    addr: SocketAddr,
-    proxy: Option<Proxy>,
-}
-
 /// Runs the benchmark, prints its table and, unless it was a quick one, keeps it.
 ///
 /// # Errors
@@ -118,115 +112,82 @@ struct Target {
 pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
     load::raise_file_limit();
     let (rounds, seconds) = if options.quick { (2, 1.0) } else { (options.rounds, options.seconds) };
-    let replica = Simulator::start(Config::instant(Model::chat("m", 1)))?;
-    let (mut targets, absent) = contenders(&options, replica.addr())?;
+    let replica = Simulator::start(Config::instant(Model::chat(http::MODEL, 1)))?;
+    let (targets, absent) = targets(replica.addr(), contenders(&options, replica.addr())?);
+    let mut rows: Vec<Row> = targets.iter().map(Row::new).collect();
     let count = targets.len();
     for round in 0..rounds as usize {
         for turn in 0..count {
             // Another one begins in each round, so that none always follows the same.
-            let target = &mut targets[(round + turn) % count];
-            let busy = busy(target, seconds)?;
-            let open = open(target, options.rate, seconds / 2.0)?;
-            let free = single(target, seconds / 2.0)?;
-            let held = OneCore::hold(std::process::id());
-            let single = single(target, seconds / 2.0)?;
-            drop(held);
-            eprintln!(
-                "round {} {:8} {:>6.1} µs CPU, {:>6.0}/s; one connection {single:.0} and {free:.0} µs",
-                round + 1,
-                target.row.name,
-                busy.cpu_micros,
-                busy.rate
-            );
-            if let Some(proxy) = &target.proxy {
-                proxy.empty_logs()?;
-            }
-            target.row.busy.push(busy);
-            target.row.open.push(open);
-            target.row.single_p50.push(single);
-            target.row.single_free_p50.push(free);
+            let at = (round + turn) % count;
+            measure(&targets[at], &mut rows[at], options.rate, seconds)?;
+            eprintln!("round {} {}", round + 1, rows[at].last());
         }
     }
-    let versions = targets.iter().filter_map(|t| Some(t.proxy.as_ref()?.version.clone())).collect();
     let results = GatewayResults {
-        origin: Origin::here("cargo xtask bench gateway".into(), versions),
+        origin: Origin::here("cargo xtask bench gateway".into(), versions(&targets)),
         cores: options.cores,
         rate: options.rate,
-        rows: targets.into_iter().map(|t| t.row).collect(),
+        rows,
         absent,
     };
     println!("{}", results.markdown());
     if options.quick { Ok(()) } else { keep(&options.out, "gateway", &results) }
 }
 
-fn contenders(options: &GatewayBench, replica: SocketAddr) -> anyhow::Result<(Vec<Target>, Vec<String>)> {
-    let mut targets = vec![Target::new("direct", replica, None)];
-    let mut absent = Vec::new();
-    for contender in [proxies::nginx(replica, options.cores)?, proxies::haproxy(replica, options.cores)?] {
-        match contender {
-            Contender::Ready(proxy) => targets.push(Target::new(proxy.name, proxy.addr, Some(proxy))),
-            Contender::Absent(why) => {
-                eprintln!("{why}");
-                absent.push(why);
-            }
-        }
-    }
+fn contenders(options: &GatewayBench, replica: SocketAddr) -> anyhow::Result<Vec<Contender>> {
+    let mut contenders = vec![proxies::nginx(replica, options.cores)?, proxies::haproxy(replica, options.cores)?];
     if !options.without_tutti {
-        let program = options.tutti.clone().map_or_else(proxies::build_tutti, Ok)?;
-        let proxy = proxies::tutti(&program, replica, &["--cores", &options.cores.to_string()])?;
-        targets.push(Target::new(proxy.name, proxy.addr, Some(proxy)));
+        let program = own::binary(options.tutti.as_deref())?;
+        let own = Own { cores: Some(options.cores), ..Own::before(&program, &replica) };
+        contenders.push(Contender::Ready(own.start()?));
     }
-    Ok((targets, absent))
+    Ok(contenders)
 }
 
-impl Target {
-    fn new(name: &str, addr: SocketAddr, proxy: Option<Proxy>) -> Self {
-        let memory_bytes = proxy.as_ref().map_or(0, |p| cpu::tree_memory(p.pid()));
-        let row = Row {
-            name: name.to_owned(),
-            memory_bytes,
+/// One round of one contender.
+fn measure(target: &Target, row: &mut Row, rate: f64, seconds: f64) -> anyhow::Result<()> {
+    let load = |connections, pace, seconds| target.measure(Load { connections, body_bytes: BODY_BYTES, pace, seconds });
+    let busy = load(CONNECTIONS, Pace::Closed, seconds)?;
+    // Connections enough that none is waited for.
+    let open = load(2 * CONNECTIONS, Pace::Poisson(rate), seconds / 2.0)?;
+    let free = load(1, Pace::Closed, seconds / 2.0)?;
+    let held = OneCore::hold(std::process::id());
+    let single = load(1, Pace::Closed, seconds / 2.0)?;
+    drop(held);
+    target.tidy()?;
+    row.busy.push(Busy { cpu_micros: busy.cpu_micros, rate: busy.rate, p50: busy.p50, p99: busy.p99 });
+    row.open.push(Open { p50: open.p50, p99: open.p99 });
+    row.single_free_p50.push(free.p50);
+    row.single_p50.push(single.p50);
+    Ok(())
+}
+
+impl Row {
+    fn new(target: &Target) -> Self {
+        Row {
+            name: target.name.to_owned(),
+            memory_bytes: target.memory_bytes,
             busy: Vec::new(),
             single_p50: Vec::new(),
             single_free_p50: Vec::new(),
             open: Vec::new(),
-        };
-        Target { row, addr, proxy }
-    }
-
-    fn plan(&self, connections: usize, seconds: f64) -> Plan {
-        let host = self.addr.to_string();
-        Plan {
-            addr: self.addr,
-            request: http::post(&host, "/v1/chat/completions", &http::chat_body("m", BODY_BYTES)),
-            connections,
-            pace: Pace::Closed,
-            warm_up: Duration::from_millis(300),
-            duration: Duration::from_secs_f64(seconds),
         }
     }
-}
 
-fn busy(target: &Target, seconds: f64) -> anyhow::Result<Busy> {
-    let cpu = || target.proxy.as_ref().map_or(Duration::ZERO, |p| cpu::tree_time(p.pid()));
-    let report = load::run(&target.plan(CONNECTIONS, seconds), cpu)?;
-    ensure!(report.errors == 0, "{}: {} of {} requests failed", target.row.name, report.errors, report.requests);
-    let cpu_micros = (report.after - report.before).as_secs_f64() * 1e6 / report.requests.max(1) as f64;
-    Ok(Busy { cpu_micros, rate: report.rate(), p50: report.micros(0.5), p99: report.micros(0.99) })
-}
-
-/// The open loop, with connections enough that none is waited for.
-fn open(target: &Target, rate: f64, seconds: f64) -> anyhow::Result<Open> {
-    let plan = Plan { pace: Pace::Poisson(rate), ..target.plan(2 * CONNECTIONS, seconds) };
-    let report = load::run(&plan, || ())?;
-    let failed = report.errors + report.unanswered;
-    ensure!(failed == 0, "{}: {failed} of {} requests failed", target.row.name, report.requests);
-    Ok(Open { p50: report.micros(0.5), p99: report.micros(0.99) })
-}
-
-fn single(target: &Target, seconds: f64) -> anyhow::Result<f64> {
-    let report = load::run(&target.plan(1, seconds), || ())?;
-    ensure!(report.errors == 0, "{}: {} of {} requests failed", target.row.name, report.errors, report.requests);
-    Ok(report.micros(0.5))
+    /// The last round as a line.
+    fn last(&self) -> String {
+        let busy = self.busy.last().map_or((f64::NAN, f64::NAN), |b| (b.cpu_micros, b.rate));
+        let last = |of: &[f64]| of.last().copied().unwrap_or(f64::NAN);
+        format!(
+            "{:8} {:>6.1} µs CPU, {:>6.0}/s; one connection {:.0} and {:.0} µs",
+            self.name,
+            busy.0,
+            busy.1,
+            last(&self.single_p50),
+            last(&self.single_free_p50)
+        )
+    }
 }
 
 impl GatewayResults {

@@ -2,14 +2,34 @@
 //!
 //! Every number comes with its opponents of the same run: absolute times say little on a shared machine.
 
+pub mod contender;
 pub mod cpu;
+mod deaths;
+pub mod field;
 pub mod gateway;
 pub mod gone;
 pub mod http;
 pub mod load;
+mod memory;
+mod mix;
+mod own;
+pub mod peers;
+mod plot;
 pub mod proxies;
+mod replica;
 pub mod report;
 pub mod results;
+mod soak;
+mod streams;
+mod target;
+mod told;
 
+pub use deaths::{DeathsBench, deaths};
+pub use field::{FieldBench, field};
 pub use gateway::{GatewayBench, gateway};
 pub use gone::{GoneBench, gone};
+pub use peers::Peer;
+pub use replica::Replica;
+pub use results::print;
+pub use soak::{SoakBench, soak};
+pub use streams::{StreamsBench, streams};

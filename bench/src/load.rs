@@ -254,16 +254,16 @@ mod tests {
     use tutti_simulator::{Config, Model, Running, Simulator};
 
     use super::*;
-    use crate::http::{chat_body, post};
+    use crate::http::{MODEL, chat_body, post};
 
     fn replica() -> Running {
-        Simulator::start(Config::instant(Model::chat("m", 1))).unwrap()
+        Simulator::start(Config::instant(Model::chat(MODEL, 1))).unwrap()
     }
 
     fn plan(replica: &Running, connections: usize, pace: Pace) -> Plan {
         Plan {
             addr: replica.addr(),
-            request: post("localhost", "/v1/chat/completions", &chat_body("m", 1024)),
+            request: post("localhost", "/v1/chat/completions", &chat_body(1024), None),
             connections,
             pace,
             warm_up: Duration::from_millis(10),
@@ -293,12 +293,12 @@ mod tests {
 
     #[test]
     fn an_open_loop_counts_the_wait_for_a_free_connection() {
-        let mut config = Config::quick(Model::chat("m", 1));
+        let mut config = Config::quick(Model::chat(MODEL, 1));
         config.machine.token_time = Duration::from_millis(10);
         config.answer_tokens = 3;
         let replica = Simulator::start(config).unwrap();
         let mut plan = plan(&replica, 1, Pace::Even(200.0));
-        plan.request = post("localhost", "/v1/completions", r#"{"model":"m","prompt":"x"}"#);
+        plan.request = post("localhost", "/v1/completions", r#"{"model":"m:1","prompt":"x"}"#, None);
         let report = run(&plan, || ()).unwrap();
         // 20 ms of work every 5 ms on one connection: the last ones have waited for most of the run.
         assert!(report.micros(1.0) > 50_000.0, "{}", report.micros(1.0));
@@ -308,7 +308,7 @@ mod tests {
     fn a_refusal_is_an_error() {
         let replica = replica();
         let mut plan = plan(&replica, 1, Pace::Closed);
-        plan.request = post("localhost", "/nothing", "");
+        plan.request = post("localhost", "/nothing", "", None);
         let report = run(&plan, || ()).unwrap();
         assert!(report.errors > 0 && report.requests == 0);
     }

@@ -70,9 +70,51 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
+/// What the project has set itself for a figure: at most so much, and an aim below it.
+#[derive(Debug)]
+pub(crate) struct Bar<'a> {
+    what: &'a str,
+    figure: Option<f64>,
+    most: f64,
+    aim: Option<f64>,
+}
+
+impl<'a> Bar<'a> {
+    /// `None` is a figure that was not measured.
+    pub(crate) fn new(what: &'a str, figure: Option<f64>, most: f64) -> Self {
+        Bar { what, figure: figure.filter(|figure| figure.is_finite()), most, aim: None }
+    }
+
+    pub(crate) fn aim(self, aim: f64) -> Self {
+        Bar { aim: Some(aim), ..self }
+    }
+
+    /// A line of a list.
+    pub(crate) fn line(&self) -> String {
+        let Some(figure) = self.figure else {
+            return format!("- {}: not measured; to be at most {}\n", self.what, short(self.most));
+        };
+        let met = if figure <= self.most { "met" } else { "**not met**" };
+        let mut line = format!("- {}: **{}**, at most {}: {met}", self.what, short(figure), short(self.most));
+        if let Some(aim) = self.aim {
+            let _ = write!(line, "; aim {}: {}", short(aim), if figure <= aim { "met" } else { "not met" });
+        }
+        line + ".\n"
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bar_is_met_at_its_value_and_not_above() {
+        let line = |figure| Bar::new("x", figure, 40.0).aim(16.0).line();
+        assert_eq!(line(Some(40.0)), "- x: **40.0**, at most 40.0: met; aim 16.0: not met.\n");
+        assert_eq!(line(Some(16.0)), "- x: **16.0**, at most 40.0: met; aim 16.0: met.\n");
+        assert!(line(Some(40.01)).contains("**not met**"));
+        assert!(line(None).contains("not measured") && line(Some(f64::NAN)).contains("not measured"));
+    }
 
     #[test]
     fn figures() {

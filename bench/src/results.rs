@@ -7,8 +7,25 @@ use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::deaths::DeathsResults;
+use crate::field::{FieldResults, PICTURE};
 use crate::gateway::GatewayResults;
 use crate::gone::GoneResults;
+use crate::soak::SoakResults;
+use crate::streams::StreamsResults;
+
+/// A part of the page: the name of its figures' file, and how they are printed.
+type Section = (&'static str, fn(&[u8]) -> serde_json::Result<String>);
+
+/// The page from its beginning to its end.
+const SECTIONS: [Section; 6] = [
+    ("gateway", |json| Ok(read::<GatewayResults>(json)?.markdown())),
+    ("field", |json| Ok(read::<FieldResults>(json)?.markdown())),
+    ("streams", |json| Ok(read::<StreamsResults>(json)?.markdown())),
+    ("soak", |json| Ok(read::<SoakResults>(json)?.markdown())),
+    ("deaths", |json| Ok(read::<DeathsResults>(json)?.markdown())),
+    ("gone", |json| Ok(read::<GoneResults>(json)?.markdown())),
+];
 
 /// Keeps a measurement in `folder/results/<name>.json` and prints `folder/RESULTS.md` from all that are there.
 ///
@@ -19,25 +36,74 @@ pub fn keep(folder: &Path, name: &str, results: &impl Serialize) -> anyhow::Resu
     fs::create_dir_all(&results_folder)?;
     let json = serde_json::to_string_pretty(results)? + "\n";
     fs::write(results_folder.join(name).with_extension("json"), json)?;
+    print(folder)
+}
+
+/// Prints `RESULTS.md` and its picture from the figures that are there.
+///
+/// # Errors
+/// A file cannot be read or written.
+pub fn print(folder: &Path) -> anyhow::Result<()> {
     let mut text = String::from(
         "# Results\n\nMade by the commands below and not edited by hand; the raw figures are in `results/`. Load, \
          replica and contenders share one machine, so only figures of one table can be compared.\n",
     );
-    if let Some(gateway) = read::<GatewayResults>(&results_folder, "gateway")? {
-        text += &gateway.markdown();
-    }
-    if let Some(gone) = read::<GoneResults>(&results_folder, "gone")? {
-        text += &gone.markdown();
+    for (name, section) in SECTIONS {
+        let file = folder.join("results").join(name).with_extension("json");
+        let json = match fs::read(&file) {
+            Ok(json) => json,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error).with_context(|| file.display().to_string()),
+        };
+        text += &section(&json).with_context(|| file.display().to_string())?;
+        if name == "field" {
+            fs::write(folder.join(PICTURE), read::<FieldResults>(&json)?.picture())?;
+        }
     }
     fs::write(folder.join("RESULTS.md"), text)?;
     Ok(())
 }
 
-fn read<T: DeserializeOwned>(folder: &Path, name: &str) -> anyhow::Result<Option<T>> {
-    let file = folder.join(name).with_extension("json");
-    match fs::read(&file) {
-        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes).with_context(|| file.display().to_string())?)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| file.display().to_string()),
+fn read<T: DeserializeOwned>(json: &[u8]) -> serde_json::Result<T> {
+    serde_json::from_slice(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_section_is_replaced_and_the_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let page = || fs::read_to_string(folder.path().join("RESULTS.md")).unwrap();
+        let gone: serde_json::Value =
+            serde_json::from_slice(&fs::read(here.join("results/gone.json")).unwrap()).unwrap();
+        keep(folder.path(), "gone", &gone).unwrap();
+        assert_eq!(page().matches("\n## ").count(), 1, "what was not measured has no section");
+        fs::copy(here.join("results/gateway.json"), folder.path().join("results/gateway.json")).unwrap();
+        let mut again = gone;
+        again["clients"] = 7.into();
+        keep(folder.path(), "gone", &again).unwrap();
+        assert!(page().contains("\n## Gateway") && page().contains("; 7 clients in each phase"), "{}", page());
+    }
+
+    /// Whoever changes how figures are printed prints the page again: the figures are kept.
+    #[test]
+    fn the_page_is_printed_from_the_figures() {
+        let (folder, here) = (tempfile::tempdir().unwrap(), Path::new(env!("CARGO_MANIFEST_DIR")));
+        fs::create_dir(folder.path().join("results")).unwrap();
+        for file in fs::read_dir(here.join("results")).unwrap().flatten() {
+            fs::copy(file.path(), folder.path().join("results").join(file.file_name())).unwrap();
+        }
+        print(folder.path()).unwrap();
+        let same = |name: &str| {
+            let printed = fs::read_to_string(folder.path().join(name)).unwrap();
+            assert_eq!(printed, fs::read_to_string(here.join(name)).unwrap(), "cargo xtask bench print writes {name}");
+        };
+        same("RESULTS.md");
+        if here.join(PICTURE).exists() {
+            same(PICTURE);
+        }
     }
 }
