@@ -75,6 +75,7 @@ codes! {
     InvalidApiKey "invalid_api_key" 401 Client None, "The key is wrong, expired or revoked: which of these is not said. `tutti key list` tells whoever runs the gateway.";
     OriginNotAllowed "origin_not_allowed" 403 Client None, "The page that asks is of another site: its Origin is neither local, nor an application's, nor in `gateway.allowedHosts`. Have its host added.";
     HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";
+    ModelNotAllowed "model_not_allowed" 403 Client None, "The key may not use this model. `GET /v1/models` or `GET /api/tags` list those that it may.";
     ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
     ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
     NotFound "not_found" 404 Client None, "No API has this path.";
@@ -113,13 +114,13 @@ pub struct Failure {
 impl Failure {
     /// A failure of this code with its message.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        let param = matches!(code, Code::ModelNotFound | Code::ModelRequired | Code::InvalidModelName);
+        let of_model = [Code::ModelNotFound, Code::ModelNotAllowed, Code::ModelRequired, Code::InvalidModelName];
         let blames = match code {
             Code::UpstreamError | Code::StreamInterrupted => Some(Cause::Closed),
             Code::UpstreamTimeout => Some(Cause::Silent),
             _ => None,
         };
-        let (message, param) = (message.into(), param.then_some("model"));
+        let (message, param) = (message.into(), of_model.contains(&code).then_some("model"));
         Self { code, message, allow: None, param, quotes: false, blames }
     }
 

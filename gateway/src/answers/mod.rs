@@ -2,6 +2,7 @@
 
 mod resident;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ pub(crate) use self::resident::Residents;
 use crate::classify::{self, Ask};
 use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
+use crate::keys::Key;
 use crate::shared::Shared;
 use crate::table::{Route, Table};
 
@@ -28,22 +30,21 @@ pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-tutti-instanc
 ///
 /// # Errors
 /// An unknown model's name.
-fn own(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody>, Failure> {
+fn own(ask: &Ask, shared: &Shared, caller: Option<&Key>) -> Result<Response<ResponseBody>, Failure> {
     let table = shared.table();
+    let listed = table.listed().iter().filter(|route| may_use(caller, &table, route));
     Ok(match ask {
         Ask::Root => text(StatusCode::OK, "Ollama is running"),
         Ask::Health => text(StatusCode::OK, "ok"),
         Ask::Ready if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Ask::Ready => text(StatusCode::OK, "ready"),
         Ask::Version => with_instance(json_response(200, &json!({ "version": version(shared) })), shared),
-        Ask::Tags => {
-            json_response(200, &json!({ "models": table.listed().iter().map(|route| tag(route)).collect::<Vec<_>>() }))
-        }
+        Ask::Tags => json_response(200, &json!({ "models": listed.map(|route| tag(route)).collect::<Vec<_>>() })),
         Ask::Models => {
-            let data: Vec<Value> = table.listed().iter().map(|route| openai(route, &route.served.model)).collect();
+            let data: Vec<Value> = listed.map(|route| openai(route, &route.served.model)).collect();
             with_instance(json_response(200, &json!({ "object": "list", "data": data })), shared)
         }
-        Ask::Model(name) => json_response(200, &openai(found(&table, name)?, name)),
+        Ask::Model(name) => json_response(200, &openai(found(&table, name, caller)?, name)),
         Ask::Resident | Ask::Inference(..) => return Err(Failure::new(Code::NotFound, "there is no such path")),
     })
 }
@@ -52,19 +53,35 @@ fn own(ask: &Ask, shared: &Shared) -> Result<Response<ResponseBody>, Failure> {
 /// which it waits no longer than `within`.
 ///
 /// # Errors
-/// An unknown model's name.
-pub(crate) async fn answer(ask: &Ask, shared: &Shared, within: Duration) -> Result<Response<ResponseBody>, Failure> {
+/// An unknown model's name, or that of one which is not the caller's.
+pub(crate) async fn answer(
+    ask: &Ask,
+    shared: &Shared,
+    caller: Option<&Key>,
+    within: Duration,
+) -> Result<Response<ResponseBody>, Failure> {
     if *ask == Ask::Resident {
-        let mut response = Response::new(ResponseBody::whole(shared.residents.list(shared.table().clone()).await));
+        let list = shared.residents.list(shared.table().clone(), caller).await;
+        let mut response = Response::new(ResponseBody::whole(list));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         return Ok(response);
     }
-    let first = own(ask, shared);
-    if first.is_err() && shared.table().exposes() {
+    let first = own(ask, shared, caller);
+    if first.as_ref().is_err_and(may_come) && shared.table().exposes() {
         shared.look_again(within).await;
-        return own(ask, shared);
+        return own(ask, shared, caller);
     }
     first
+}
+
+/// Whether a model's name may lead somewhere once the replicas were asked again.
+pub(crate) fn may_come(failure: &Failure) -> bool {
+    matches!(failure.code, Code::ModelNotFound | Code::NoReplica)
+}
+
+/// Whether a caller may use the model that a route of this table leads to.
+pub(crate) fn may_use(caller: Option<&Key>, table: &Table, route: &Route) -> bool {
+    caller.is_none_or(|key| key.may_use(table, route))
 }
 
 /// A gateway that meets itself as a replica asks for this, and knows itself.
@@ -94,14 +111,16 @@ pub(crate) fn options(head: &Parts) -> Response<ResponseBody> {
 ///
 /// # Errors
 /// In Ollama's words, which clients look for. Where a replica that shows all it has was not heard yet, nobody can know.
-pub(crate) fn found<'a>(table: &'a Table, name: &str) -> Result<&'a std::sync::Arc<Route>, Failure> {
-    table.route(name).ok_or_else(|| {
-        if table.unheard {
-            Failure::new(Code::NoReplica, "a replica that may have this model has not been heard yet")
-        } else {
-            Failure::quoting(Code::ModelNotFound, format!("model {name:?} not found"))
+/// Or the model is there, and the caller may not use it.
+pub(crate) fn found<'a>(table: &'a Table, name: &str, caller: Option<&Key>) -> Result<&'a Arc<Route>, Failure> {
+    match table.route(name) {
+        Some(route) if may_use(caller, table, route) => Ok(route),
+        Some(_) => Err(Failure::quoting(Code::ModelNotAllowed, format!("this API key may not use model {name:?}"))),
+        None if table.unheard => {
+            Err(Failure::new(Code::NoReplica, "a replica that may have this model has not been heard yet"))
         }
-    })
+        None => Err(Failure::quoting(Code::ModelNotFound, format!("model {name:?} not found"))),
+    }
 }
 
 /// The version of the first replica that has told one: clients ask it to know what they may send.

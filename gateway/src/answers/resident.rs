@@ -13,6 +13,7 @@ use tutti_api::Engine;
 
 use super::unix;
 use crate::fetch;
+use crate::keys::Key;
 use crate::replica::Replica;
 use crate::table::{Pool, Table};
 
@@ -31,23 +32,42 @@ pub(crate) struct Residents(Mutex<Option<Known>>);
 struct Known {
     at: Instant,
     generation: u32,
+    models: Vec<Value>,
     body: Bytes,
+}
+
+impl Known {
+    /// What a caller may see of it.
+    fn body_for(&self, table: &Table, caller: Option<&Key>) -> Bytes {
+        if caller.is_none_or(Key::may_use_all) {
+            return self.body.clone();
+        }
+        let may_see = |entry: &&Value| {
+            let route = entry["name"].as_str().and_then(|name| table.route(name));
+            route.is_some_and(|route| super::may_use(caller, table, route))
+        };
+        body(self.models.iter().filter(may_see).collect())
+    }
+}
+
+fn body(models: Vec<&Value>) -> Bytes {
+    json!({ "models": models }).to_string().into()
 }
 
 impl Residents {
     /// The answer's body, not older than [`FRESH`], by this table's names.
-    pub(crate) async fn list(&self, table: Arc<Table>) -> Bytes {
+    pub(crate) async fn list(&self, table: Arc<Table>, caller: Option<&Key>) -> Bytes {
         let mut known = self.0.lock().await;
         if let Some(known) = &*known
             && known.generation == table.generation
             && known.at.elapsed() < FRESH
         {
-            return known.body.clone();
+            return known.body_for(&table, caller);
         }
         let models = merged(ask(&table).await);
-        let body = Bytes::from(json!({ "models": models }).to_string());
-        *known = Some(Known { at: Instant::now(), generation: table.generation, body: body.clone() });
-        body
+        let body = body(models.iter().collect());
+        let new = Known { at: Instant::now(), generation: table.generation, models, body };
+        known.insert(new).body_for(&table, caller)
     }
 }
 

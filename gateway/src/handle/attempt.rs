@@ -16,6 +16,7 @@ use crate::dialect::Crossing;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::health::Cause;
+use crate::keys::Key;
 use crate::limits::{self, Limit};
 use crate::replica::Replica;
 use crate::schedule::{Permit, Place, Verdict};
@@ -32,6 +33,8 @@ pub(super) struct Attempt<'a> {
     pub(super) reading: &'a Reading,
     pub(super) body: &'a Bytes,
     pub(super) headers: &'a HeaderMap,
+    /// Whose key it came with, where there are keys.
+    pub(super) caller: Option<&'a Key>,
     /// What all bodies may have together. Unit: bytes.
     pub(super) budget: usize,
     /// The request in other words, where its replicas speak another API.
@@ -70,12 +73,12 @@ impl Attempt<'_> {
     /// Where the table leads, and its generation. Once, the replicas are asked again for a name that is not known.
     pub(super) async fn route(&self, looked: &mut bool) -> Result<(u32, Arc<Route>), Failure> {
         loop {
-            let (found, may_come) = {
+            let (found, exposes) = {
                 let table = self.shared.table();
-                let route = answers::found(&table, &self.reading.facts.model).cloned();
+                let route = answers::found(&table, &self.reading.facts.model, self.caller).cloned();
                 (route.map(|route| (table.generation, route)), table.exposes())
             };
-            if found.is_ok() || *looked || !may_come {
+            if !found.as_ref().is_err_and(answers::may_come) || *looked || !exposes {
                 return found;
             }
             *looked = true;

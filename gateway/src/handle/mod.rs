@@ -93,7 +93,7 @@ async fn serve(
     }
     let ask = ask?;
     let Ask::Inference(api, in_path) = ask else {
-        return answers::answer(&ask, shared, LOOK_AGAIN).await;
+        return answers::answer(&ask, shared, settlement.record.caller.as_deref(), LOOK_AGAIN).await;
     };
     settlement.record.api = Some(api);
     let named = named(&head.headers, in_path)?;
@@ -107,8 +107,11 @@ async fn serve(
     let reading = classify::read(api, named, &body)?;
 
     let (body, headers) = (&body, &head.headers);
+    let caller = settlement.record.caller.clone();
+    let caller = caller.as_deref();
     let (crossing, failed_at, adjusted) = (None, None, None);
-    let mut attempt = Attempt { shared, reading: &reading, body, headers, budget, crossing, failed_at, adjusted };
+    let mut attempt =
+        Attempt { shared, reading: &reading, body, headers, caller, budget, crossing, failed_at, adjusted };
     if api == Api::OllamaShow {
         return attempt.show(settlement).await;
     }

@@ -57,7 +57,8 @@ impl Attempt<'_> {
         }
         let table = self.shared.table();
         let parent = |engine_name: &str| {
-            let route = table.leading_to(&route.pool, engine_name).next();
+            let mut routes = table.leading_to(&route.pool, engine_name);
+            let route = routes.find(|route| answers::may_use(self.caller, &table, route));
             route.map(|route| route.served.model.to_string()).unwrap_or_default()
         };
         let pieces = renaming(&body, &self.reading.facts.model, parent).apply(&body);

@@ -5,6 +5,7 @@
 //! follows the file, and keeps what it had where the file says nothing that could be gone by.
 
 pub mod file;
+mod models;
 mod ring;
 mod secret;
 mod set;

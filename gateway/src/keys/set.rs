@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tutti_api::{KeySpec, KeyState, KeysFile, Timestamp};
 
+use super::models::Models;
 use super::secret::hash;
+use crate::table::{Route, Table};
 
 /// Longest text that is looked at as a key. Unit: bytes.
 const MAX_KEY: usize = 256;
@@ -20,12 +22,30 @@ pub struct Key {
     pub tenant: Arc<str>,
     revoked: bool,
     expires: Option<Timestamp>,
+    /// `None`: all.
+    models: Option<Models>,
 }
 
 impl Key {
     /// The key of an entry.
     pub(crate) fn of(spec: &KeySpec, tenant: Arc<str>) -> Self {
-        Self { id: spec.id.as_str().into(), tenant, revoked: spec.revoked.is_some(), expires: spec.expires }
+        Self {
+            id: spec.id.as_str().into(),
+            tenant,
+            revoked: spec.revoked.is_some(),
+            expires: spec.expires,
+            models: spec.models.as_deref().map(Models::of),
+        }
+    }
+
+    /// Whether it may use the model that a route of this table leads to.
+    pub fn may_use(&self, table: &Table, route: &Route) -> bool {
+        self.models.as_ref().is_none_or(|models| models.have(table, route))
+    }
+
+    /// Whether there is no model that it may not use.
+    pub fn may_use_all(&self) -> bool {
+        self.models.is_none()
     }
 
     /// Whether it opens anything now.
