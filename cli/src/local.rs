@@ -133,7 +133,11 @@ pub(crate) fn ask(address: &Address, method: &str, path: &str, token: Option<&st
 /// Connects to one of a name's addresses.
 fn connect(address: &Address, until: Instant) -> io::Result<TcpStream> {
     let mut failed = io::Error::other("the name has no address");
-    for address in address.to_string().to_socket_addrs()? {
+    let mut addresses = address.addresses(); // of localhost too: a static binary has no other way to it
+    if addresses.is_empty() {
+        addresses = address.to_string().to_socket_addrs()?.collect();
+    }
+    for address in addresses {
         match TcpStream::connect_timeout(&address, left(until)?) {
             Ok(stream) => return Ok(stream),
             Err(error) => failed = error,

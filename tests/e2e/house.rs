@@ -38,7 +38,7 @@ fn no_file_is_longer_than_500_lines() {
 #[test]
 fn the_map_is_of_this_house() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for room in ["api", "gateway", "simulator", "cli", "bench", "tests", "xtask"] {
+    for room in ["api", "gateway", "simulator", "cli", "bench", "tests", "deploy", "xtask"] {
         assert!(root().join(room).is_dir(), "{room}");
         assert!(map.contains(&format!("`{room}/")), "ARCHITECTURE.md does not name {room}/");
     }

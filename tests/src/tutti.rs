@@ -115,6 +115,18 @@ impl Tutti {
         }
         let mut command = command(&folder);
         command.args(arguments).envs(FREE).envs(env.iter().copied());
+        Self::running(&mut command, folder)
+    }
+
+    /// What a command runs, wherever that finds its configuration.
+    ///
+    /// # Panics
+    /// Where the process cannot be started.
+    pub fn of(command: &mut Command) -> Self {
+        Self::running(command, TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}")))
+    }
+
+    fn running(command: &mut Command, folder: TempDir) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
         let said = gather(child.stderr.take());

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 
-use crate::run::{cargo, command, root};
+use crate::run::{cargo, command, debian_packages, root};
 
 /// The version of cargo-deny that checks licences, sources and bans.
 const CARGO_DENY: &str = "0.19.0";
@@ -27,6 +27,7 @@ impl Test {
         let mut deny = Command::new(cargo_deny()?);
         deny.args(["--log-level", "warn", "check", "bans", "licenses", "sources"]).current_dir(root());
         command(deny)?;
+        debian_packages(&["systemd"], &["systemd-analyze"])?;
         tutti_rig::prepare()?;
         cargo(&["build", "--package", "tutti", "--package", "tutti-rig"])?;
         cargo(&["test", "--workspace", "--no-fail-fast"])?;

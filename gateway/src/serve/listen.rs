@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tutti_api::Address;
 
 use crate::keys::file::Unusable;
 
@@ -64,7 +65,12 @@ pub(super) fn bind(address: &str) -> Result<TcpListener, StartError> {
         }
         _ => StartError::Listen { address: address.to_owned(), error },
     };
-    let at = address.to_socket_addrs().map_err(refused)?.next();
+    // localhost is known: a static binary has no other way to it than the system's.
+    let known = address.parse::<Address>().ok().and_then(|address| address.addresses().into_iter().next());
+    let at = match known {
+        Some(known) => Some(known),
+        None => address.to_socket_addrs().map_err(refused)?.next(),
+    };
     let at = at.ok_or_else(|| refused(io::Error::other("the name has no address")))?;
     let listen = || {
         let socket = Socket::new(Domain::for_address(at), Type::STREAM, Some(Protocol::TCP))?;

@@ -4,6 +4,7 @@
 //! models on a free port; whatever it started ends with its caller, however that ends (see [`Supervised`]).
 
 mod cache;
+mod deploy;
 mod gojson;
 mod models;
 mod ollama;
@@ -11,6 +12,7 @@ mod packages;
 mod supervised;
 
 pub use cache::cache_dir;
+pub use deploy::{Kind, deployed};
 pub use gojson::{Decoded, GoJson};
 pub use ollama::{Ollama, OllamaOptions};
 pub use packages::{node, python, python_packages};
@@ -37,6 +39,7 @@ pub fn prepare_ollama() -> Result<()> {
 pub fn prepare() -> Result<()> {
     prepare_ollama()?;
     gojson::binary()?;
+    deploy::binary()?;
     python()?;
     node()?;
     Ok(())

@@ -1,0 +1,251 @@
+//! What is in `deploy/`, as the tools of those who run it read it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
+use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::serde::Serialize;
+use k8s_openapi::serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use tutti_api::Config;
+use tutti_rig::{Kind, deployed};
+use tutti_tests::run;
+
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The configuration in a text, by `tutti check` and by its types.
+fn checked(text: &str) -> Config {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tutti.yaml");
+    fs::write(&file, text).expect("a file");
+    let checked = run(&["check", "--config", &file.display().to_string()], &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    tutti_api::load(text, "tutti.yaml", []).expect("a configuration that checks")
+}
+
+/// How long a gateway may go on after SIGTERM.
+fn drain(config: &Config) -> Duration {
+    config.gateway.drain.get()
+}
+
+#[test]
+fn the_image_is_one_static_binary_that_is_nobody() {
+    let stages = deployed(Kind::Dockerfile, &root().join("deploy/image/Dockerfile")).unwrap();
+    let stages = stages.as_array().unwrap();
+    let steps = |stage: &Value, name: &str| -> Vec<String> {
+        let steps = stage["steps"].as_array().unwrap().iter().filter(|step| step["name"] == name);
+        steps.map(|step| step["text"].as_str().unwrap().to_owned()).collect()
+    };
+    let [build, image] = stages.as_slice() else { panic!("{stages:?}") };
+    let rust = read("Cargo.toml").lines().find_map(|line| Some(line.strip_prefix("rust-version = \"")?.to_owned()));
+    assert_eq!(
+        build["base"].as_str(),
+        rust.map(|rust| format!("rust:{}-bookworm", rust.trim_end_matches('"'))).as_deref()
+    );
+    assert_eq!(steps(build, "COPY"), ["COPY . ."]);
+
+    assert_eq!(image["base"], "scratch");
+    assert_eq!(steps(image, "RUN"), [""; 0], "there is no shell");
+    assert!(steps(image, "COPY").iter().all(|copy| copy.starts_with("COPY --from=build ")));
+    assert_eq!(steps(image, "USER"), ["USER 65532:65532"]);
+    assert_eq!(steps(image, "ENTRYPOINT"), ["ENTRYPOINT [\"/tutti\"]"]);
+    let defaults = Config::default().gateway;
+    let port = |address: &str| address.rsplit(':').next().unwrap().to_owned();
+    assert_eq!(steps(image, "EXPOSE"), [format!("EXPOSE {} {}", port(&defaults.listen), port(&defaults.ops))]);
+    for step in ["CMD", "HEALTHCHECK"].iter().flat_map(|name| steps(image, name)) {
+        let words: Vec<String> = serde_json::from_str(&step[step.find('[').unwrap()..]).unwrap();
+        let command = words.iter().find(|word| *word != "/tutti").unwrap();
+        assert_eq!(run(&[command, "--help"], &[]).code, Some(0), "{step}");
+    }
+}
+
+/// Cargo wants every member of the workspace there, and nothing else is worth a new build.
+#[test]
+fn the_image_is_built_from_the_sources_alone() {
+    let ignore = read(".dockerignore");
+    let sent: Vec<&str> = ignore.lines().filter_map(|line| line.strip_prefix('!')).collect();
+    assert!(ignore.lines().any(|line| line == "*") && ignore.lines().any(|line| line == "**/target"));
+    for path in &sent {
+        assert!(root().join(path).exists(), "{path}");
+    }
+    let manifest = read("Cargo.toml");
+    let members = manifest.split("members = [").nth(1).and_then(|rest| rest.split(']').next()).unwrap();
+    for member in members.split(',').map(|member| member.trim().trim_matches('"')) {
+        let folder = member.split('/').next().unwrap();
+        assert!(sent.contains(&folder), "{member} is not sent to the build");
+    }
+}
+
+#[test]
+fn compose_starts_a_gateway_before_two_ollamas() {
+    let project = deployed(Kind::Compose, &root().join("deploy/compose/compose.yaml")).unwrap();
+    let tutti = &project["services"]["tutti"];
+    let build =
+        Path::new(tutti["build"]["context"].as_str().unwrap()).join(tutti["build"]["dockerfile"].as_str().unwrap());
+    assert_eq!(build.canonicalize().unwrap(), root().join("deploy/image/Dockerfile").canonicalize().unwrap());
+    assert_eq!((&tutti["read_only"], &tutti["cap_drop"]), (&json!(true), &json!(["ALL"])));
+
+    let mounts = tutti["volumes"].as_array().unwrap();
+    let mount = |target: &str| mounts.iter().find(|mount| mount["target"] == target).unwrap();
+    let folder = mount("/etc/tutti")["source"].as_str().unwrap();
+    assert_eq!(mount("/var/lib/tutti")["type"], "volume", "its token outlives it");
+    let config = checked(&fs::read_to_string(Path::new(folder).join("tutti.yaml")).unwrap());
+    for port in tutti["ports"].as_array().unwrap() {
+        assert_eq!(port["host_ip"], "127.0.0.1", "it lets anybody ask");
+    }
+    let listen: u16 = config.gateway.listen.rsplit(':').next().unwrap().parse().unwrap();
+    assert!(tutti["ports"].as_array().unwrap().iter().any(|port| port["target"] == listen));
+    let grace = tutti["stop_grace_period"].as_str().and_then(|grace| grace.parse::<tutti_api::HumanDuration>().ok());
+    assert!(grace.unwrap().get() > drain(&config));
+
+    let hosts: Vec<&str> = config.pools[0].endpoints.iter().filter_map(|endpoint| endpoint.url.as_deref()).collect();
+    assert_eq!(hosts, ["http://ollama-1:11434", "http://ollama-2:11434"]);
+    for name in ["ollama-1", "ollama-2"] {
+        let ollama = &project["services"][name];
+        assert!(ollama["image"].as_str().is_some_and(|image| image.starts_with("ollama/ollama:")), "{ollama}");
+        assert_eq!(ollama["volumes"][0]["source"], name, "each has its own store");
+    }
+}
+
+/// The objects of a kustomization, each of a type that Kubernetes knows, and with no field that it does not.
+fn objects(folder: &str) -> Vec<Value> {
+    let built = deployed(Kind::Kustomize, &root().join("deploy/kustomize").join(folder)).expect("a kustomization");
+    let objects = built.as_array().expect("objects").clone();
+    for object in &objects {
+        let again = match object["kind"].as_str().unwrap_or_default() {
+            "ConfigMap" => round::<ConfigMap>(object),
+            "Deployment" => round::<Deployment>(object),
+            "PodDisruptionBudget" => round::<PodDisruptionBudget>(object),
+            "Service" => round::<Service>(object),
+            "ServiceAccount" => round::<ServiceAccount>(object),
+            "StatefulSet" => round::<StatefulSet>(object),
+            other => panic!("{folder}: nothing says what a {other} is"),
+        };
+        assert_eq!(again, *object, "{folder}: Kubernetes would drop what is missing on the left");
+        assert_eq!(object["metadata"]["namespace"], "tutti", "{object}");
+    }
+    objects
+}
+
+fn round<T: DeserializeOwned + Serialize>(object: &Value) -> Value {
+    let typed: T = serde_json::from_value(object.clone()).unwrap_or_else(|error| panic!("{error}: {object}"));
+    serde_json::to_value(&typed).unwrap_or_default()
+}
+
+fn object<T: DeserializeOwned>(objects: &[Value], kind: &str, name: &str) -> T {
+    let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
+    serde_json::from_value(found.unwrap_or_else(|| panic!("no {kind} {name}")).clone()).expect("its type was checked")
+}
+
+/// The configuration in the ConfigMap `tutti`, and that map.
+fn configured(objects: &[Value]) -> (Config, ConfigMap) {
+    let map: ConfigMap = object(objects, "ConfigMap", "tutti");
+    let config = checked(&map.data.as_ref().expect("data")["tutti.yaml"]);
+    (config, map)
+}
+
+#[test]
+fn kustomize_builds_gateways_that_may_do_nothing_else() {
+    let objects = objects("base");
+    let (config, _) = configured(&objects);
+    let deployment: Deployment = object(&objects, "Deployment", "tutti");
+    let spec = deployment.spec.unwrap();
+    let pod = spec.template.spec.unwrap();
+    assert_eq!(spec.replicas, Some(2));
+    assert!(Duration::from_secs(pod.termination_grace_period_seconds.unwrap() as u64) > drain(&config));
+    assert_eq!(pod.automount_service_account_token, Some(false));
+    let security = pod.security_context.unwrap();
+    assert_eq!((security.run_as_non_root, security.run_as_user), (Some(true), Some(65532)));
+    assert_eq!(security.seccomp_profile.unwrap().type_, "RuntimeDefault");
+    let container = &pod.containers[0];
+    let security = container.security_context.as_ref().unwrap();
+    assert_eq!((security.read_only_root_filesystem, security.allow_privilege_escalation), (Some(true), Some(false)));
+    assert_eq!(security.capabilities.as_ref().unwrap().drop.as_deref(), Some(["ALL".to_owned()].as_slice()));
+
+    let port = |name: &str| {
+        let ports = container.ports.as_ref().unwrap();
+        ports.iter().find(|port| port.name.as_deref() == Some(name)).unwrap().container_port.to_string()
+    };
+    assert!(config.gateway.listen.ends_with(&format!(":{}", port("http"))));
+    assert!(config.gateway.ops.ends_with(&format!(":{}", port("ops"))));
+    let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
+        let get = probe.as_ref().and_then(|probe| probe.http_get.clone()).unwrap();
+        (get.path.unwrap(), serde_json::to_value(get.port).unwrap())
+    };
+    assert_eq!(probe(&container.readiness_probe), ("/readyz".to_owned(), json!("ops")));
+    assert_eq!(probe(&container.liveness_probe), ("/healthz".to_owned(), json!("ops")));
+    let memory = &container.resources.as_ref().unwrap().limits.as_ref().unwrap()["memory"].0;
+    let memory: tutti_api::ByteSize = memory.parse().unwrap();
+    assert!(memory > config.gateway.limits.buffered_bodies);
+
+    let service: Service = object(&objects, "Service", "tutti");
+    assert_eq!(service.spec.unwrap().selector, spec.template.metadata.unwrap().labels);
+    let budget: PodDisruptionBudget = object(&objects, "PodDisruptionBudget", "tutti");
+    assert_eq!(budget.spec.unwrap().selector.unwrap(), spec.selector);
+}
+
+#[test]
+fn the_gateways_of_kustomize_find_their_replicas() {
+    let base = objects("base");
+    let (config, _) = configured(&base);
+    let dns: tutti_api::Address = config.pools[0].endpoints[0].dns.as_deref().unwrap().parse().unwrap();
+    let service: Service = object(&base, "Service", dns.name().unwrap());
+    let service = service.spec.unwrap();
+    assert_eq!(service.cluster_ip.as_deref(), Some("None"), "its Pods' own addresses are wanted");
+    assert_eq!(service.ports.unwrap()[0].port, i32::from(dns.port()));
+
+    let ollamas: StatefulSet = object(&objects("ollama"), "StatefulSet", "ollama");
+    let pods = ollamas.spec.unwrap().template;
+    assert_eq!(service.selector, pods.metadata.unwrap().labels);
+    assert_eq!(pods.spec.unwrap().containers[0].ports.as_ref().unwrap()[0].container_port, i32::from(dns.port()));
+
+    let list = objects("list");
+    let (config, map) = configured(&list);
+    let file = config.pools[0].endpoints.iter().find_map(|endpoint| endpoint.file.clone()).unwrap();
+    let listed = &map.data.unwrap()[Path::new(&file).file_name().unwrap().to_str().unwrap()];
+    assert_eq!(tutti_gateway::discovery::list::parse(listed).map(|urls| urls.len()), Ok(2));
+    let deployment: Deployment = object(&list, "Deployment", "tutti");
+    let mounts = deployment.spec.unwrap().template.spec.unwrap().containers[0].volume_mounts.clone().unwrap();
+    assert!(mounts.iter().any(|mount| Path::new(&file).starts_with(&mount.mount_path) && mount.name == "config"));
+    assert!(!list.iter().any(|object| object["metadata"]["name"] == "ollama"), "nobody asks for it");
+}
+
+#[test]
+fn the_unit_is_one_that_systemd_takes_and_finds_safe() {
+    let unit = read("deploy/systemd/tutti.service");
+    let values = |name: &str| -> Vec<&str> {
+        unit.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('=')).collect()
+    };
+    let command: Vec<&str> = values("ExecStart")[0].split(' ').collect();
+    assert_eq!(command[1..], ["gateway", "--config", "/etc/tutti/tutti.yaml"]);
+    let stop: tutti_api::HumanDuration = values("TimeoutStopSec")[0].parse().unwrap();
+    assert!(stop.get() > drain(&Config::default()));
+    let files: u32 = values("LimitNOFILE")[0].parse().unwrap();
+    assert!(files > 2 * Config::default().gateway.limits.connections, "a client and a replica for each");
+    assert_eq!((values("ExecReload"), values("KillSignal")), (vec!["/bin/kill -HUP $MAINPID"], vec!["SIGTERM"]));
+
+    let systemd = |arguments: &[&str]| {
+        let output = Command::new("systemd-analyze").args(arguments).output();
+        let output = output.expect("systemd-analyze, of Debian's package systemd, which cargo xtask test installs");
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let here = folder.path().join("tutti.service").display().to_string();
+    // The program need not be installed for its unit to be looked at: any other that is there will do.
+    fs::write(&here, unit.replace(command[0], "/bin/true")).unwrap();
+    let (good, said) = systemd(&["verify", "--man=no", &here]);
+    assert!(good && said.is_empty(), "{said}");
+    let (good, said) = systemd(&["security", "--offline=true", "--threshold=20", &here]);
+    assert!(good, "exposed to more than 2.0 of 10: {said}");
+}
