@@ -276,7 +276,7 @@ impl Task {
 fn locate(table: &Table, discovery: &Discovery) {
     for replica in table.pools.iter().flat_map(|pool| &pool.replicas) {
         if let Some(name) = &replica.name {
-            replica.locate(discovery.addresses(name));
+            replica.locate(discovery.lead(name));
         }
     }
 }

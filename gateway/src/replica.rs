@@ -2,24 +2,28 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
+use tokio::sync::Notify;
 use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
 use crate::credential::Credential;
+use crate::discovery::Lead;
 use crate::schedule::Slots;
 
 /// Where to connect.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Addresses {
     /// In the order to try them.
     pub(crate) list: Vec<SocketAddr>,
     /// Why there is none, if there is none.
     pub(crate) why: Option<String>,
+    /// Has the name asked for again soon.
+    pub(crate) hurry: Option<Arc<Notify>>,
 }
 
 /// One engine process.
@@ -74,6 +78,7 @@ impl Replica {
             addresses: ArcSwap::from_pointee(Addresses {
                 list: url.address().addresses(),
                 why: Some("the name has not been asked for yet".to_owned()),
+                hurry: None,
             }),
             opaque: text(format!("{:08x}", hash.finish() >> 32))?,
             url: shown.into(),
@@ -93,15 +98,12 @@ impl Replica {
     }
 
     /// Takes note of what DNS said of its name.
-    pub(crate) fn locate(&self, found: Result<Arc<[IpAddr]>, String>) {
-        let (list, why) = match found {
+    pub(crate) fn locate(&self, lead: Lead) {
+        let (list, why) = match lead.addresses {
             Ok(ips) => (ips.iter().map(|ip| SocketAddr::new(*ip, self.port)).collect(), None),
             Err(why) => (Vec::new(), Some(why)),
         };
-        let new = Addresses { list, why };
-        if **self.addresses.load() != new {
-            self.addresses.store(Arc::new(new));
-        }
+        self.addresses.store(Arc::new(Addresses { list, why, hurry: Some(lead.hurry) }));
     }
 
     /// The headers that every request to it has.

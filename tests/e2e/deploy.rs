@@ -33,6 +33,22 @@ fn checked(text: &str) -> Config {
     tutti_api::load(text, "tutti.yaml", []).expect("a configuration that checks")
 }
 
+/// The same with what its comments offer in place of `auth: none`.
+fn checked_with_keys(text: &str) {
+    let offered = |line: &str| ["# auth: {", "# tls: {"].iter().any(|offer| line.trim_start().starts_with(offer));
+    let uncommented = |line: &str| if offered(line) { line.replacen("# ", "", 1) } else { line.to_owned() };
+    let lines: Vec<String> = text
+        .lines()
+        .filter(|line| !line.contains("auth: none ") && !line.ends_with("auth: none"))
+        .map(uncommented)
+        .collect();
+    let config = tutti_api::load(&lines.join("\n"), "tutti.yaml", []).expect("what is offered"); // its files are not here
+    assert!(
+        config.gateway.tls.is_some() && matches!(config.gateway.auth, Some(tutti_api::Auth::Keys { .. })),
+        "{lines:?}"
+    );
+}
+
 /// How long a gateway may go on after SIGTERM.
 fn drain(config: &Config) -> Duration {
     config.gateway.drain.get()
@@ -99,7 +115,9 @@ fn compose_starts_a_gateway_before_two_ollamas() {
     let mount = |target: &str| mounts.iter().find(|mount| mount["target"] == target).unwrap();
     let folder = mount("/etc/tutti")["source"].as_str().unwrap();
     assert_eq!(mount("/var/lib/tutti")["type"], "volume", "its token outlives it");
-    let config = checked(&fs::read_to_string(Path::new(folder).join("tutti.yaml")).unwrap());
+    let text = fs::read_to_string(Path::new(folder).join("tutti.yaml")).unwrap();
+    checked_with_keys(&text);
+    let config = checked(&text);
     for port in tutti["ports"].as_array().unwrap() {
         assert_eq!(port["host_ip"], "127.0.0.1", "it lets anybody ask");
     }
@@ -157,7 +175,8 @@ fn configured(objects: &[Value]) -> (Config, ConfigMap) {
 #[test]
 fn kustomize_builds_gateways_that_may_do_nothing_else() {
     let objects = objects("base");
-    let (config, _) = configured(&objects);
+    let (config, map) = configured(&objects);
+    checked_with_keys(&map.data.unwrap()["tutti.yaml"]);
     let deployment: Deployment = object(&objects, "Deployment", "tutti");
     let spec = deployment.spec.unwrap();
     let pod = spec.template.spec.unwrap();

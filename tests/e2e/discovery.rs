@@ -185,6 +185,31 @@ fn a_name_in_a_url_is_one_replica_wherever_it_is() {
 }
 
 #[test]
+fn a_replica_that_moved_is_found_before_its_ttl_ends() {
+    let (mut replicas, port) = replicas(&["127.0.0.2", "127.0.0.3"], &quick());
+    let dns = Dns::start();
+    let at = |address: &str| Says::Addresses(vec![address.parse().unwrap()], 3600);
+    dns.set("gpu.internal", at("127.0.0.2"));
+    let tutti = Tutti::start(&yaml(&dns, &format!("{{ url: \"http://gpu.internal:{port}\" }}")));
+    assert_eq!(ask(&tutti), 200);
+    dns.set("gpu.internal", at("127.0.0.3"));
+    drop(replicas.remove(0)); // it started again elsewhere, as a container does
+    let begun = std::time::Instant::now();
+    eventually("the replica where it is now", || (ask(&tutti) == 200).then_some(()));
+    assert!(begun.elapsed() < Duration::from_secs(20), "its TTL was taken for 30 s");
+}
+
+#[test]
+fn a_list_that_is_not_right_is_told_by_check_too() {
+    let list = List::new("http://h:1\nh:2\n");
+    let config =
+        List::new(&format!("pools: [{{ name: p, endpoints: [{{ file: \"{}\" }}], expose: all }}]", list.path()));
+    let checked = run(&["check", "--config", &config.path()], &[]);
+    assert_eq!(checked.code, Some(0), "the list may be another machine's");
+    assert!(checked.stderr.contains("line 2: this is no replica's URL"), "{}", checked.stderr);
+}
+
+#[test]
 fn localhost_and_addresses_are_asked_of_nobody() {
     let replica = simulator();
     let port = replica.addr().port();

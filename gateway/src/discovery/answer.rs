@@ -6,7 +6,7 @@ use std::time::Duration;
 /// Most addresses of a name that are used. Unit: addresses.
 pub(super) const MAX_ADDRESSES: usize = 1024;
 /// How soon a name is asked for again at the soonest, whatever its TTL.
-const SOONEST: Duration = Duration::from_secs(1);
+pub(super) const SOONEST: Duration = Duration::from_secs(1);
 /// How late at the latest, while it has addresses.
 const LATEST: Duration = Duration::from_secs(30);
 /// How late at the latest, while it has none or nobody can tell: a first replica is found soon.

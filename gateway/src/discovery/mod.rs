@@ -125,17 +125,28 @@ impl Discovery {
         found
     }
 
-    /// The addresses of a name.
-    ///
-    /// # Errors
-    /// Why there are none, for people.
-    pub(crate) fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, String> {
-        let heard = self.watches().get(&Source::Name(name.into())).map(|watch| watch.heard.borrow().clone());
-        let Some(heard) = heard else { return Err("the name has not been asked for yet".to_owned()) };
-        match (heard.said, heard.why) {
+    /// Where a name leads.
+    pub(crate) fn lead(&self, name: &str) -> Lead {
+        let watches = self.watches();
+        let Some(watch) = watches.get(&Source::Name(name.into())) else {
+            let why = Err("the name has not been asked for yet".to_owned());
+            return Lead { addresses: why, hurry: Arc::default() };
+        };
+        let heard = watch.heard.borrow().clone();
+        let addresses = match (heard.said, heard.why) {
             (Some(Said::Addresses(addresses)), _) if !addresses.is_empty() => Ok(addresses),
             (_, Some(why)) => Err(why),
             (_, None) => Err("the name servers have not answered yet".to_owned()),
-        }
+        };
+        Lead { addresses, hurry: watch.hurry.clone() }
     }
+}
+
+/// Where a name leads.
+#[derive(Clone, Debug)]
+pub(crate) struct Lead {
+    /// The addresses, or why there are none, for people.
+    pub(crate) addresses: Result<Arc<[IpAddr]>, String>,
+    /// Has it asked for again soon: nobody can be reached there.
+    pub(crate) hurry: Arc<Notify>,
 }

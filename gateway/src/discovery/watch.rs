@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use tutti_api::ReplicaUrl;
 
 use super::Source;
-use super::answer::{Answer, Known};
+use super::answer::{Answer, Known, SOONEST};
 use super::dns::Resolver;
 use super::list;
 use crate::follow::Followed;
@@ -64,6 +64,8 @@ impl Heard {
 #[derive(Debug)]
 pub(super) struct Watch {
     pub(super) heard: watch::Receiver<Heard>,
+    /// Has a name asked for soon, whatever its TTL.
+    pub(super) hurry: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
@@ -78,14 +80,18 @@ impl Watch {
     pub(super) fn start(source: Source, resolver: Arc<Resolver>, news: Arc<Notify>) -> Self {
         let (sender, heard) = watch::channel(Heard::default());
         let tell = Tell { source: source.clone(), heard: sender, news };
+        let hurry = Arc::new(Notify::new());
         let task = match source {
-            Source::Name(name) => tokio::spawn(name_task(tell, move |last: Option<String>| {
-                let (resolver, name) = (resolver.clone(), name.clone());
-                async move { resolver.ask(&name, last.as_deref()).await }
-            })),
+            Source::Name(name) => {
+                let ask = move |last: Option<String>| {
+                    let (resolver, name) = (resolver.clone(), name.clone());
+                    async move { resolver.ask(&name, last.as_deref()).await }
+                };
+                tokio::spawn(name_task(tell, hurry.clone(), ask))
+            }
             Source::File(path) => tokio::spawn(file_task(tell, path)),
         };
-        Self { heard, task }
+        Self { heard, hurry, task }
     }
 }
 
@@ -145,13 +151,20 @@ impl Tell {
 }
 
 /// Asks for a name again and again. `ask` gets the full name that answered the last time.
-async fn name_task<F: Future<Output = Answer>>(tell: Tell, ask: impl Fn(Option<String>) -> F) {
+async fn name_task<F: Future<Output = Answer>>(tell: Tell, hurry: Arc<Notify>, ask: impl Fn(Option<String>) -> F) {
     let mut known = Known::default();
     loop {
         let outcome = known.on(ask(known.name.clone()).await);
         let said = outcome.addresses.map(|addresses| Said::Addresses(addresses.into()));
         tell.tell(Try { said, left_out: outcome.left_out, why: outcome.why, failed: outcome.failed });
-        tokio::time::sleep(outcome.again).await;
+        let hurried = async {
+            tokio::time::sleep(SOONEST).await;
+            hurry.notified().await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep(outcome.again) => {}
+            () = hurried => {}
+        }
     }
 }
 
@@ -191,8 +204,8 @@ mod tests {
         Answer { name: String::new(), v4: Part::Failed("x".to_owned()), v6: Part::Failed("x".to_owned()) }
     }
 
-    /// Gives these answers; yields when each was asked for and what was then known, and how often there was news.
-    async fn run(answers: Vec<Answer>) -> (Vec<(u64, usize, bool)>, usize) {
+    /// Gives these answers, and hurries at these times; yields when each was asked for and what was then known, and how often there was news.
+    async fn run(answers: Vec<Answer>, hurries: Vec<Duration>) -> (Vec<(u64, usize, bool)>, usize) {
         let (sender, heard) = watch::channel(Heard::default());
         let news = Arc::new(Notify::new());
         let tell = Tell { source: Source::Name("n".into()), heard: sender, news: news.clone() };
@@ -200,7 +213,8 @@ mod tests {
         let asked = Arc::new(Mutex::new(Vec::new()));
         let answers = Arc::new(Mutex::new(answers.into_iter()));
         let (seen, at) = (heard.clone(), asked.clone());
-        let task = name_task(tell, move |_| {
+        let hurry = Arc::new(Notify::new());
+        let task = name_task(tell, hurry.clone(), move |_| {
             let heard = seen.borrow();
             at.lock().unwrap().push((begun.elapsed().as_secs(), heard.endpoints(), heard.failing));
             let next = answers.lock().unwrap().next();
@@ -217,7 +231,13 @@ mod tests {
                 told += 1;
             }
         };
-        let _ = tokio::time::timeout(SECOND * 3600, async { tokio::join!(task, count) }).await;
+        let hurried = async {
+            for after in hurries {
+                tokio::time::sleep_until(begun + after).await;
+                hurry.notify_one();
+            }
+        };
+        let _ = tokio::time::timeout(SECOND * 3600, async { tokio::join!(task, count, hurried) }).await;
         let asked = asked.lock().unwrap().clone();
         (asked, told)
     }
@@ -225,7 +245,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_name_is_asked_again_when_its_ttl_ends_and_news_is_told_once() {
         let answers = vec![told(Some(1), 20), told(Some(1), 3600), told(Some(2), 0), failed(), failed(), told(None, 0)];
-        let (asked, news) = run(answers).await;
+        let (asked, news) = run(answers, Vec::new()).await;
         let expected = [
             (0, 0, false),
             (20, 1, false),
@@ -237,5 +257,13 @@ mod tests {
         ];
         assert_eq!(asked, expected);
         assert_eq!(news, 4, "an address, another, that it fails, that it is gone");
+    }
+    #[tokio::test(start_paused = true)]
+    async fn who_cannot_be_reached_is_asked_for_soon_and_not_more_often_than_that() {
+        let answers = vec![told(Some(1), 30), told(Some(1), 30), told(Some(1), 30)];
+        let hurries = [10_000, 10_100, 10_200, 20_000].map(Duration::from_millis).into();
+        let (asked, _) = run(answers, hurries).await;
+        let at: Vec<u64> = asked.iter().map(|(at, ..)| *at).collect();
+        assert_eq!(at, [0, 10, 11, 20]);
     }
 }

@@ -111,7 +111,12 @@ impl Line {
             let peer = stream.peer_addr()?;
             Ok((stream, peer))
         };
-        let (stream, peer) = connect.await.map_err(|error| NoHead::of(&error))?;
+        let (stream, peer) = connect.await.map_err(|error| {
+            if let Some(hurry) = &addresses.hurry {
+                hurry.notify_one(); // the name may lead elsewhere by now
+            }
+            NoHead::of(&error)
+        })?;
         let (wire, look) = Wire::new(stream);
         let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(wire)).await;
         let (sender, connection) = handshake.map_err(|error| NoHead::Broken(error.to_string()))?;
