@@ -1,7 +1,7 @@
 //! `tutti gateway`: starts it, keeps it by its configuration, ends it in order.
 
 use std::future::pending;
-use std::io::{self, IsTerminal};
+use std::io;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tutti_api::Config;
 use tutti_gateway::{Gateway, Options};
 
 use crate::config::Loaded;
-use crate::{Source, config, local};
+use crate::{Source, config, local, logging};
 
 /// How long the last requests' lines may take to be written.
 const LAST_LINES: Duration = Duration::from_secs(1);
@@ -61,7 +61,7 @@ impl Ends {
 
 /// Runs a command that serves, with the signals held from its beginning.
 pub(crate) fn run(command: impl AsyncFnOnce(&mut Ends) -> Result<ExitCode>) -> Result<ExitCode> {
-    start_logging();
+    logging::start();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
     let outcome = runtime.block_on(async { command(&mut Ends::hold()?).await });
@@ -80,6 +80,7 @@ pub(crate) async fn serve(
     let options = Options {
         cores: threads.cores.map_or_else(processors, usize::from),
         token_file: config::token_file(&loaded.config.gateway)?,
+        levels: logging::levels(),
     };
     let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;
     tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
@@ -145,14 +146,4 @@ fn complete(lists_pools: bool, written: Config) -> Result<(Config, Config), Stri
     }
     let complete = local::completed(written.clone()).map_err(|error| format!("{error:#}"))?;
     Ok((written, complete))
-}
-
-/// Requests go to standard output, a line of JSON each; what the gateway says of itself goes to standard error.
-fn start_logging() {
-    tutti_gateway::log::start(std::io::stdout());
-    let filter = tracing_subscriber::EnvFilter::try_from_env("TUTTI_LOG").unwrap_or_else(|_| "info".into());
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // Where a subscriber is set already, its owner wants it.
-    let _ =
-        if std::io::stderr().is_terminal() { subscriber.compact().try_init() } else { subscriber.json().try_init() };
 }

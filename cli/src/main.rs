@@ -6,7 +6,9 @@ mod drain;
 mod follow;
 mod gateway;
 mod key;
+mod level;
 mod local;
+mod logging;
 mod print;
 mod status;
 mod up;
@@ -51,6 +53,8 @@ enum Command {
     Undrain(drain::Undrain),
     /// Makes, shows and revokes the keys that clients ask with
     Key(key::Key),
+    /// Shows and changes how much a running gateway says of itself
+    LogLevel(level::Level),
 }
 
 /// Where the configuration comes from.
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
         Command::Key(key) => key.run(),
+        Command::LogLevel(level) => level.run(),
     };
     match outcome {
         Ok(code) => code,

@@ -40,7 +40,7 @@ pub mod status;
 pub mod table;
 pub mod tls;
 
-pub use serve::{Gateway, Options, StartError};
+pub use serve::{Filter, Gateway, Levels, Options, StartError};
 
 /// A random number to start from.
 pub(crate) fn random() -> u64 {

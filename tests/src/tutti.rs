@@ -183,6 +183,11 @@ impl Tutti {
         })
     }
 
+    /// All that it has said on standard error so far.
+    pub fn said(&self) -> Vec<Value> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Waits for a request's line on standard output that is as wanted.
     pub fn wait_logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("a log line: {what}"), || {

@@ -46,7 +46,7 @@ macro_rules! metrics {
             name: $name, kind: Kind::$kind, unit: $unit, labels: &[$($label),*], help: $help,
         };)*
 
-        /// Every metric, in the order of the page.
+        /// Every metric.
         pub static ALL: &[&Metric] = &[$(&$id),*];
     };
 }
@@ -117,11 +117,11 @@ metrics! {
     RELOAD_AT Gauge "tutti_config_last_reload_timestamp_seconds" "seconds" []
         "When the configuration last changed or was refused, in Unix time";
     KEYS Gauge "tutti_keys" "" ["state"]
-        "Keys in the keys file, where there is one. state: active, expired, revoked";
+        "Keys in the keys file; absent without one. state: active, expired, revoked";
     KEYS_OK Gauge "tutti_keys_last_reload_successful" "" []
-        "1 where the last change of the keys file was taken up";
+        "1 where the last change of the keys file was taken up; absent without one";
     KEYS_AT Gauge "tutti_keys_last_reload_timestamp_seconds" "seconds" []
-        "When the keys file last changed or was refused, in Unix time";
+        "When the keys file last changed or was refused, in Unix time; absent without one";
     BUILD Info "tutti_build" "" ["version"]
         "Which tutti this is";
     CPU Counter "process_cpu_seconds" "seconds" []

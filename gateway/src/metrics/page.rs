@@ -182,10 +182,9 @@ fn gateway(shared: &Shared, page: &mut Page) {
     page.family(&f::CONNECTIONS).value([], shared.connections.load(Relaxed));
     page.family(&f::HEADS_REFUSED).value([], shared.refused_heads.load(Relaxed));
     page.family(&f::HANDSHAKES_FAILED).value([], shared.failed_handshakes.load(Relaxed));
-    if let Some(certificate) = shared.tls.as_ref().map(Tls::status) {
-        page.family(&f::CERTIFICATE_EXPIRY).value([], certificate.expires.unix());
-        page.family(&f::CERTIFICATE_OK).value([], u8::from(certificate.reload.error.is_none()));
-    }
+    let certificate = shared.tls.as_ref().map(Tls::status);
+    page.family(&f::CERTIFICATE_EXPIRY).maybe(certificate.as_ref().map(|of| of.expires.unix()));
+    page.family(&f::CERTIFICATE_OK).maybe(certificate.map(|of| u8::from(of.reload.error.is_none())));
     page.family(&f::BODY_BYTES).value([], shared.budget.used());
     let mut family = page.family(&f::LIMIT_HITS);
     limits::hits().for_each(|(limit, hits)| family.value([limit], hits));
@@ -198,22 +197,22 @@ fn gateway(shared: &Shared, page: &mut Page) {
 }
 
 fn keys(shared: &Shared, page: &mut Page) {
-    let Some(KeysStatus { keys, reload, .. }) = shared.keys.status() else { return };
+    let status = shared.keys.status();
     let mut family = page.family(&f::KEYS);
-    for (state, count) in [("active", keys.active), ("expired", keys.expired), ("revoked", keys.revoked)] {
-        family.value([state], count);
+    if let Some(KeysStatus { keys, .. }) = &status {
+        for (state, count) in [("active", keys.active), ("expired", keys.expired), ("revoked", keys.revoked)] {
+            family.value([state], count);
+        }
     }
-    page.family(&f::KEYS_OK).value([], u8::from(reload.error.is_none()));
-    page.family(&f::KEYS_AT).value([], reload.at);
+    page.family(&f::KEYS_OK).maybe(status.as_ref().map(|of| u8::from(of.reload.error.is_none())));
+    page.family(&f::KEYS_AT).maybe(status.map(|of| of.reload.at));
 }
 
 fn process(page: &mut Page) {
-    let Some(process) = Process::now() else { return };
-    page.family(&f::CPU).value([], process.cpu);
-    page.family(&f::RESIDENT).value([], process.resident);
-    page.family(&f::OPEN_FILES).value([], process.open_files);
-    if let Some(most) = process.most_files {
-        page.family(&f::MOST_FILES).value([], most);
-    }
-    page.family(&f::STARTED).value([], process.started);
+    let process = Process::now();
+    page.family(&f::CPU).maybe(process.map(|process| process.cpu));
+    page.family(&f::RESIDENT).maybe(process.map(|process| process.resident));
+    page.family(&f::OPEN_FILES).maybe(process.map(|process| process.open_files));
+    page.family(&f::MOST_FILES).maybe(process.and_then(|process| process.most_files));
+    page.family(&f::STARTED).maybe(process.map(|process| process.started));
 }

@@ -110,6 +110,11 @@ impl Family<'_> {
         let _ = writeln!(self.text, " {value}"); // a String takes all
     }
 
+    /// Writes the one sample of a metric without labels, where there is a value.
+    pub(crate) fn maybe(&mut self, value: Option<impl Display>) {
+        value.into_iter().for_each(|value| self.value([], value));
+    }
+
     /// Writes the samples of a histogram.
     pub(crate) fn histogram<const N: usize>(&mut self, labels: [&str; N], sums: &Sums) {
         self.label(&labels);

@@ -1,12 +1,15 @@
 //! Sockets, threads and time around the request: a runtime a core for clients, one for control, ops and admin.
 
 mod accept;
+mod admin;
 mod connection;
 mod core;
 mod files;
 mod handshake;
+mod levels;
 mod listen;
 mod ops;
+mod pages;
 mod socket;
 mod stream;
 
@@ -24,7 +27,10 @@ use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::{Table, World};
 use crate::tls::Tls;
+use admin::Admin;
+pub use levels::{Filter, Levels};
 pub use listen::StartError;
+use pages::Port;
 
 /// What a gateway is started with, beside its configuration.
 #[derive(Clone, Debug)]
@@ -33,6 +39,8 @@ pub struct Options {
     pub cores: usize,
     /// Where the admin token is, and is made if it is not.
     pub token_file: PathBuf,
+    /// What changes how much is said on the way; without it `/log-level` is no page.
+    pub levels: Option<Arc<dyn Levels>>,
 }
 
 /// A gateway that serves.
@@ -86,8 +94,9 @@ impl Gateway {
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
         let addresses = (listen::address(&ops)?, listen::address(&admin)?);
-        ops::start(ops, ops::Page::Ops, shared.clone());
-        ops::start(admin, ops::Page::Admin { token, control: control.clone() }, shared.clone());
+        ops::start(ops, Port::Ops, shared.clone());
+        let admin_pages = Admin { token, control: control.clone(), levels: options.levels };
+        ops::start(admin, Port::Admin(Arc::new(admin_pages)), shared.clone());
         Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
     }
 
