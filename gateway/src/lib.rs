@@ -19,6 +19,7 @@ pub mod exchange;
 mod fetch;
 pub mod follow;
 mod handle;
+pub mod headers;
 mod health;
 mod identify;
 mod intake;

@@ -12,6 +12,7 @@ pub(crate) fn pages() -> Vec<(&'static str, String)> {
         ("docs/reference/config.md", tutti_api::reference_markdown()),
         ("docs/reference/keys.md", tutti_api::keys_reference_markdown()),
         ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),
+        ("docs/reference/headers.md", tutti_gateway::headers::reference_markdown()),
         ("docs/reference/log.md", tutti_gateway::log::reference_markdown()),
         ("docs/reference/metrics.md", tutti_gateway::metrics::reference_markdown()),
     ]
