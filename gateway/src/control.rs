@@ -238,11 +238,8 @@ impl Task {
             if heard.ourselves {
                 news |= self.world.ourselves.insert(replica.url.clone());
                 tracing::warn!(replica = &*replica.url, "this is the gateway itself, and no replica of it");
-            } else if let Some(models) = heard.models
-                && self.world.catalog.get(&replica.id) != Some(&models)
-            {
-                news = true;
-                self.world.catalog.insert(replica.id, models);
+            } else {
+                news |= self.world.learn(replica.id, heard.models, heard.apis);
             }
         }
         news
@@ -266,7 +263,7 @@ impl Task {
         let shared = self.shared.clone();
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
         let known = replicas(&table);
-        self.world.catalog.retain(|id, _| known.contains(id));
+        self.world.keep(&known);
         shared.discovery.keep(&discovery::wanted(&table.config, &self.world.found));
         Ok(table.generation)
     }

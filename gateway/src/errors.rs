@@ -78,6 +78,7 @@ codes! {
     ModelNotAllowed "model_not_allowed" 403 Client None, "The key may not use this model. `GET /v1/models` or `GET /api/tags` list those that it may.";
     ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
     ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
+    ApiNotServed "api_not_served" 404 Client None, "No replica that has the model has this API: `/v1/responses` and `/v1/messages` came with later versions of Ollama. Use another API, or replicas that have it.";
     NotFound "not_found" 404 Client None, "No API has this path.";
     MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
     RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for `gateway.limits.bodyPause`, or not all of it within `gateway.limits.bodyTimeout`.";
@@ -144,10 +145,15 @@ impl Failure {
         Self { quotes: true, ..Self::new(code, message) }
     }
 
-    /// The error's JSON in the client's dialect: OpenAI's error object, or Ollama's plain `{"error": "…"}`.
+    /// The error's JSON in the client's dialect: OpenAI's error object, Anthropic's with its type, or Ollama's plain
+    /// `{"error": "…"}`.
     pub fn json(&self, dialect: Dialect) -> serde_json::Value {
         let row = self.code.row();
         match dialect {
+            Dialect::Anthropic => serde_json::json!({
+                "type": "error",
+                "error": { "type": anthropic_type(row), "message": self.message, "code": row.name },
+            }),
             Dialect::Ollama => serde_json::json!({ "error": self.message }),
             Dialect::OpenAi => serde_json::json!({ "error": {
                 "message": self.message,
@@ -182,6 +188,21 @@ impl Failure {
     }
 }
 
+/// What Anthropic calls an error with this status (docs.claude.com/en/api/errors). Its clients know no other types.
+fn anthropic_type(row: &Row) -> &'static str {
+    match (row.status, row.fault) {
+        (401, _) => "authentication_error",
+        (403, _) => "permission_error",
+        (404, _) => "not_found_error",
+        (413, _) => "request_too_large",
+        (429, _) => "rate_limit_error",
+        (503, _) => "overloaded_error",
+        (504, _) => "timeout_error",
+        (_, Fault::Client) => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
 /// Read by OpenAI's clients before they look at the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Read by OpenAI's clients before `retry-after`. Unit: milliseconds.
@@ -198,8 +219,8 @@ pub(crate) fn json_response(status: u16, body: &serde_json::Value) -> Response<R
 /// `docs/reference/errors.md`, from the table.
 pub fn reference_markdown() -> String {
     let mut page = String::from(
-        "# Errors\n\nEvery error tutti itself answers with. OpenAI clients get the name in `error.code`, Ollama clients the message in\n\
-         `error`; both get `x-should-retry`, and `retry-after` and `retry-after-ms` where a retry may help. What a replica\n\
+        "# Errors\n\nEvery error tutti itself answers with. OpenAI and Anthropic clients get the name in `error.code`, Ollama\n\
+         clients the message in `error`; all get `x-should-retry`, and `retry-after` and `retry-after-ms` where a retry may help. What a replica\n\
          answers with an error status of its own passes through unchanged. This page is generated from the table in\n\
          `gateway/src/errors.rs`.\n\n| code | status | whose fault | retry | when, and what to do |\n|---|---|---|---|---|\n",
     );

@@ -3,18 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tutti_api::{Engine, Timestamp};
 
 use crate::answers;
+use crate::classify::Api;
 use crate::fetch;
 use crate::health;
 use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::{Available, Table};
+use crate::table::{Apis, Available, Table};
 
 /// How long it may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -33,6 +34,8 @@ pub(crate) struct Heard {
     pub(crate) ourselves: bool,
     /// What it has, newest first; `None` where it did not say.
     pub(crate) models: Option<Vec<Available>>,
+    /// Which APIs it has that not every replica has; `None` where it did not say.
+    pub(crate) apis: Option<Apis>,
 }
 
 /// A path at which a replica of this engine answers something, whatever it is busy with.
@@ -75,10 +78,10 @@ pub(crate) async fn ask_all(
 async fn ask(replica: &Replica, instance: &HeaderValue) -> Heard {
     // A list of many models may take its time; who does not even say a version cannot be reached.
     let Ok(fetched) = fetch::get(replica, sign_of_life(replica.engine), WITHIN).await else {
-        return Heard { reached: false, ourselves: false, models: None };
+        return Heard { reached: false, ourselves: false, models: None, apis: None };
     };
     if fetched.headers.get(answers::INSTANCE) == Some(instance) {
-        return Heard { reached: true, ourselves: true, models: None };
+        return Heard { reached: true, ourselves: true, models: None, apis: None };
     }
     let models = match replica.engine {
         Engine::Ollama => {
@@ -87,7 +90,18 @@ async fn ask(replica: &Replica, instance: &HeaderValue) -> Heard {
         }
         Engine::Openai => fetched.status.is_success().then(|| models(&fetched.body)).flatten(),
     };
-    Heard { reached: true, ourselves: false, models }
+    Heard { reached: true, ourselves: false, models, apis: apis(replica).await }
+}
+
+/// Which of the later APIs a replica has. It is asked by the wrong method: a path that it has wants POST (405), one that it
+/// has not it does not know (404). Versions say less: one that was built from source calls itself 0.0.0.
+async fn apis(replica: &Replica) -> Option<Apis> {
+    let has = async |api: Api| match fetch::get(replica, api.path(), WITHIN).await.ok()?.status {
+        StatusCode::METHOD_NOT_ALLOWED => Some(true),
+        status if status.is_server_error() => None,
+        _ => Some(false),
+    };
+    Some(Apis { responses: has(Api::OpenAiResponses).await?, messages: has(Api::AnthropicMessages).await? })
 }
 
 /// Takes note of an Ollama's version.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 
-use crate::classify::Pins;
+use crate::classify::{Api, Pins};
 use crate::discovery::{self, Found, Located, Origin};
+use crate::errors::{Code, Failure};
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -23,6 +24,8 @@ pub struct World {
     pub found: Found,
     /// What the replicas have.
     pub catalog: Catalog,
+    /// Which APIs that not every replica has they have, by their numbers; who has not said is missing.
+    pub apis: HashMap<u64, Apis>,
     /// The URLs of those that get nothing new, each in its one form.
     pub drained: HashSet<Box<str>>,
     /// URLs at which this gateway itself answers: no replicas.
@@ -30,11 +33,47 @@ pub struct World {
 }
 
 impl World {
+    /// Takes in what a replica said it has; what it did not say stays. Yields whether any of it is new.
+    pub(crate) fn learn(&mut self, replica: u64, models: Option<Vec<Available>>, apis: Option<Apis>) -> bool {
+        let models = models.filter(|models| self.catalog.get(&replica) != Some(models));
+        let apis = apis.filter(|apis| self.apis.get(&replica) != Some(apis));
+        let new = models.is_some() || apis.is_some();
+        self.catalog.extend(models.map(|models| (replica, models)));
+        self.apis.extend(apis.map(|apis| (replica, apis)));
+        new
+    }
+
+    /// Forgets all replicas but these.
+    pub(crate) fn keep(&mut self, known: &[u64]) {
+        self.catalog.retain(|id, _| known.contains(id));
+        self.apis.retain(|id, _| known.contains(id));
+    }
+
     /// Forgets that somewhere was this gateway itself where nobody says any more that a replica is there.
     pub(crate) fn forget_ourselves(&mut self, config: &Config) {
         let located = config.pools.iter().filter_map(|spec| discovery::endpoints(spec, &self.found).ok()).flatten();
         let urls: HashSet<String> = located.map(|located| located.url.to_string()).collect();
         self.ourselves.retain(|url| urls.contains(&**url));
+    }
+}
+
+/// The APIs that came with later versions of the engines: whether a replica has each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Apis {
+    /// `/v1/responses`
+    pub responses: bool,
+    /// `/v1/messages`
+    pub messages: bool,
+}
+
+impl Apis {
+    /// Whether it has this one; the others every replica has.
+    fn has(self, api: Api) -> bool {
+        match api {
+            Api::OpenAiResponses => self.responses,
+            Api::AnthropicMessages => self.messages,
+            _ => true,
+        }
     }
 }
 
@@ -58,11 +97,45 @@ pub struct Route {
     pub engine_name: Option<Box<str>>,
     /// The slots it may take.
     pub target: Arc<Target>,
+    later: Later,
     /// What the replicas say of it.
     pub entry: Option<Value>,
 }
 
+/// The slots of those of a route's replicas that have an API which not all have.
+#[derive(Debug)]
+struct Later {
+    responses: Option<Arc<Target>>,
+    messages: Option<Arc<Target>>,
+    /// Whether a replica has not said what it has.
+    unheard: bool,
+}
+
 impl Route {
+    /// The slots that a request of this API may take.
+    ///
+    /// # Errors
+    /// No replica has the API, or none that was heard.
+    pub fn target(&self, api: Api) -> Result<&Arc<Target>, Failure> {
+        let target = match api {
+            Api::OpenAiResponses => self.later.responses.as_ref(),
+            Api::AnthropicMessages => self.later.messages.as_ref(),
+            _ => Some(&self.target),
+        };
+        target.ok_or_else(|| {
+            if self.later.unheard {
+                return Failure::new(Code::NoReplica, "a replica that may have this API has not been heard yet");
+            }
+            let message = format!("no replica of pool {} has {}", self.pool.name, api.path());
+            Failure::new(Code::ApiNotServed, message)
+        })
+    }
+
+    /// All its targets.
+    fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        [Some(&self.target), self.later.responses.as_ref(), self.later.messages.as_ref()].into_iter().flatten()
+    }
+
     /// The name the replicas know it by; of an exposed model, as they spell it themselves.
     pub fn engine_name(&self) -> &str {
         self.engine_name.as_deref().unwrap_or(&self.served.model)
@@ -105,9 +178,7 @@ impl Pool {
     pub fn wants_native(&self) -> bool {
         self.engine == Engine::Ollama && !self.pins.is_empty()
     }
-}
 
-impl Pool {
     /// Its replicas but for those that get nothing new.
     pub fn serving(&self) -> impl Iterator<Item = &Arc<Replica>> {
         self.replicas.iter().filter(|replica| !self.drained.contains(&replica.id))
@@ -165,6 +236,7 @@ impl Table {
             let replicas = if having.is_empty() { pool.serving().cloned().collect() } else { having };
             let route = Arc::new(Route {
                 served: registry.served(&model.name, &revision.name, &pool.name, spec.engine),
+                later: later(world, &replicas, |some| registry.target(some, upstream, generation, limit(spec))),
                 target: registry.target(&replicas, upstream, generation, limit(spec)),
                 entry: entry(catalog, &pool.replicas, upstream),
                 engine_name: Some(upstream.into()),
@@ -178,14 +250,15 @@ impl Table {
         for (spec, pool) in config.pools.iter().zip(table.pools.clone()) {
             if spec.expose == Expose::All {
                 table.unheard |= pool.replicas.iter().any(|replica| !catalog.contains_key(&replica.id));
-                table.expose(spec, &pool, catalog, registry);
+                table.expose(spec, &pool, world, registry);
             }
         }
         Ok(table)
     }
 
     /// Adds the replicas' own models under their own names, where no model has the name.
-    fn expose(&mut self, spec: &PoolSpec, pool: &Arc<Pool>, catalog: &Catalog, registry: &mut Registry) {
+    fn expose(&mut self, spec: &PoolSpec, pool: &Arc<Pool>, world: &World, registry: &mut Registry) {
+        let catalog = &world.catalog;
         let available = pool.replicas.iter().filter_map(|replica| catalog.get(&replica.id)).flatten();
         for Available { name, entry } in available {
             let key = canonical(name);
@@ -196,6 +269,7 @@ impl Table {
                 pool.serving().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
             let route = Arc::new(Route {
                 served: registry.served(name, "", &pool.name, spec.engine),
+                later: later(world, &replicas, |some| registry.target(some, &key, self.generation, limit(spec))),
                 target: registry.target(&replicas, &key, self.generation, limit(spec)),
                 pool: pool.clone(),
                 // An Ollama folds names as they are folded here; others want them to the letter.
@@ -227,7 +301,7 @@ impl Table {
     pub fn live(&self) -> Live<'_> {
         Live {
             generation: self.generation,
-            targets: self.listed.iter().map(|route| route.target.clone()).collect(),
+            targets: self.listed.iter().flat_map(|route| route.targets()).cloned().collect(),
             pools: &self.config.pools,
         }
     }
@@ -269,6 +343,20 @@ const FOUND: u16 = 64;
 
 fn limit(spec: &PoolSpec) -> u16 {
     spec.slots.count().unwrap_or(FOUND)
+}
+
+/// The slots of those of a route's replicas that have each API which not all have.
+fn later(world: &World, replicas: &[Arc<Replica>], mut target: impl FnMut(&[Arc<Replica>]) -> Arc<Target>) -> Later {
+    let has = |replica: &Replica, api: Api| world.apis.get(&replica.id).is_some_and(|apis| apis.has(api));
+    let mut with = |api: Api| {
+        let having: Vec<_> = replicas.iter().filter(|replica| has(replica, api)).cloned().collect();
+        (!having.is_empty()).then(|| target(&having))
+    };
+    Later {
+        responses: with(Api::OpenAiResponses),
+        messages: with(Api::AnthropicMessages),
+        unheard: replicas.iter().any(|replica| !world.apis.contains_key(&replica.id)),
+    }
 }
 
 /// Whether a replica has a model; `None`: it has not been heard yet.

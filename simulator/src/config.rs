@@ -27,6 +27,8 @@ pub struct Config {
     pub prerendered: bool,
     /// Answer `GET /health`, which an Ollama does not have: routers that are made for other engines ask for it.
     pub health: bool,
+    /// Whether it has `/v1/responses` and `/v1/messages`, which came after 0.11.4.
+    pub later_apis: bool,
 }
 
 impl Config {
@@ -42,6 +44,7 @@ impl Config {
             records_max: 10_000,
             prerendered: false,
             health: false,
+            later_apis: false,
         }
     }
 

@@ -23,6 +23,8 @@ pub enum Fault {
     Stall,
     /// Ollama's own way to fail in a stream: an `error` line under 200; on `/v1` an empty delta and no `[DONE]`.
     ErrorMidStream,
+    /// An error in a stream that is said as the API says it, and ends it: an `error` event, or `response.failed`.
+    ErrorEvent,
     /// The 503 of a full queue, at once.
     Busy,
     /// The 500 of a runner that died.
@@ -54,6 +56,7 @@ impl FromStr for Fault {
             "break-mid-token" => Fault::BreakMidToken,
             "stall" => Fault::Stall,
             "error-mid-stream" => Fault::ErrorMidStream,
+            "error-event" => Fault::ErrorEvent,
             "busy" => Fault::Busy,
             "runner-died" => Fault::RunnerDied,
             "slow-first-byte" => {

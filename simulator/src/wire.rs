@@ -1,8 +1,9 @@
-//! The two dialects of Ollama 0.11.4, as bytes: what is asked and what is answered.
+//! The two dialects of Ollama 0.11.4, and two APIs of later versions, as bytes: what is asked and what is answered.
 
 mod answer;
 mod call;
 mod fields;
+mod later;
 mod listing;
 mod time;
 
@@ -31,6 +32,10 @@ pub enum Api {
     OpenaiCompletions,
     /// `/v1/embeddings`
     OpenaiEmbeddings,
+    /// `/v1/responses`, of later versions
+    Responses,
+    /// `/v1/messages`, of later versions: Anthropic's
+    Messages,
 }
 
 impl Api {
@@ -44,13 +49,25 @@ impl Api {
             "/v1/chat/completions" => Api::OpenaiChat,
             "/v1/completions" => Api::OpenaiCompletions,
             "/v1/embeddings" => Api::OpenaiEmbeddings,
+            "/v1/responses" => Api::Responses,
+            "/v1/messages" => Api::Messages,
             _ => return None,
         })
     }
 
-    /// Whether errors and streams are OpenAI's.
+    /// Whether streams are OpenAI's, as 0.11.4 has them.
     pub fn is_openai(self) -> bool {
         matches!(self, Api::OpenaiChat | Api::OpenaiCompletions | Api::OpenaiEmbeddings)
+    }
+
+    /// Whether it came with a later version.
+    pub fn is_later(self) -> bool {
+        matches!(self, Api::Responses | Api::Messages)
+    }
+
+    /// Whether it is Ollama's own.
+    pub fn is_native(self) -> bool {
+        !self.is_openai() && !self.is_later()
     }
 }
 
@@ -88,15 +105,19 @@ impl Reply {
 
     /// An error from behind the OpenAI layer, which calls all of them `api_error`, or from Ollama itself.
     pub fn error(api: Api, status: u16, message: &str) -> Self {
-        if api.is_openai() { openai_error(status, "api_error", message) } else { native_error(status, message) }
+        match api {
+            Api::Messages => later::error(status, message),
+            _ if api.is_native() => native_error(status, message),
+            _ => openai_error(status, "api_error", message),
+        }
     }
 
     /// An error in the request's own form, found before a model is looked for.
     pub fn bad_request(api: Api, message: &str) -> Self {
-        if api.is_openai() {
-            Reply { content_type: JSON_NATIVE, ..openai_error(400, "invalid_request_error", message) }
-        } else {
-            native_error(400, message)
+        match api {
+            Api::Messages => later::error(400, message),
+            _ if api.is_native() => native_error(400, message),
+            _ => Reply { content_type: JSON_NATIVE, ..openai_error(400, "invalid_request_error", message) },
         }
     }
 

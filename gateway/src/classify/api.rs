@@ -10,6 +10,8 @@ use crate::errors::{Code, Failure};
 pub enum Dialect {
     /// `/v1/…`: streams are server-sent events ending in `[DONE]`, errors are objects.
     OpenAi,
+    /// `/v1/messages`: streams are named server-sent events ending in `message_stop`, errors are objects with a type.
+    Anthropic,
     /// `/api/…`: streams are lines of JSON ending in `"done": true`, errors are strings.
     Ollama,
 }
@@ -17,7 +19,11 @@ pub enum Dialect {
 impl Dialect {
     /// The dialect of a path, also of one that leads nowhere.
     pub fn of(path: &str) -> Self {
-        if path.starts_with("/v1/") || path == "/v1" { Dialect::OpenAi } else { Dialect::Ollama }
+        match path.strip_prefix("/v1") {
+            Some(rest) if rest == "/messages" || rest.starts_with("/messages/") => Dialect::Anthropic,
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => Dialect::OpenAi,
+            _ => Dialect::Ollama,
+        }
     }
 }
 
@@ -31,6 +37,10 @@ pub enum Api {
     OpenAiCompletions,
     /// `POST /v1/embeddings`
     OpenAiEmbeddings,
+    /// `POST /v1/responses`
+    OpenAiResponses,
+    /// `POST /v1/messages`
+    AnthropicMessages,
     /// `POST /api/chat`
     OllamaChat,
     /// `POST /api/generate`
@@ -49,6 +59,8 @@ impl Api {
         Api::OpenAiChat,
         Api::OpenAiCompletions,
         Api::OpenAiEmbeddings,
+        Api::OpenAiResponses,
+        Api::AnthropicMessages,
         Api::OllamaChat,
         Api::OllamaGenerate,
         Api::OllamaEmbed,
@@ -62,6 +74,8 @@ impl Api {
             Api::OpenAiChat => "/v1/chat/completions",
             Api::OpenAiCompletions => "/v1/completions",
             Api::OpenAiEmbeddings => "/v1/embeddings",
+            Api::OpenAiResponses => "/v1/responses",
+            Api::AnthropicMessages => "/v1/messages",
             Api::OllamaChat => "/api/chat",
             Api::OllamaGenerate => "/api/generate",
             Api::OllamaEmbed => "/api/embed",
@@ -73,7 +87,8 @@ impl Api {
     /// The words its clients speak.
     pub const fn dialect(self) -> Dialect {
         match self {
-            Api::OpenAiChat | Api::OpenAiCompletions | Api::OpenAiEmbeddings => Dialect::OpenAi,
+            Api::OpenAiChat | Api::OpenAiCompletions | Api::OpenAiEmbeddings | Api::OpenAiResponses => Dialect::OpenAi,
+            Api::AnthropicMessages => Dialect::Anthropic,
             _ => Dialect::Ollama,
         }
     }
@@ -81,7 +96,7 @@ impl Api {
     /// OpenTelemetry's `gen_ai.operation.name`.
     pub const fn operation(self) -> &'static str {
         match self {
-            Api::OpenAiChat | Api::OllamaChat => "chat",
+            Api::OpenAiChat | Api::OpenAiResponses | Api::AnthropicMessages | Api::OllamaChat => "chat",
             Api::OpenAiCompletions | Api::OllamaGenerate => "text_completion",
             Api::OpenAiEmbeddings | Api::OllamaEmbed | Api::OllamaEmbeddings => "embeddings",
             Api::OllamaShow => "show",
@@ -96,7 +111,7 @@ impl Api {
     /// Whether it answers in a stream when the body does not say `stream`; `None` where it never streams.
     pub const fn streams_by_default(self) -> Option<bool> {
         match self {
-            Api::OpenAiChat | Api::OpenAiCompletions => Some(false),
+            Api::OpenAiChat | Api::OpenAiCompletions | Api::OpenAiResponses | Api::AnthropicMessages => Some(false),
             Api::OllamaChat | Api::OllamaGenerate => Some(true),
             _ => None,
         }
@@ -158,9 +173,6 @@ pub fn ask(method: &Method, path: &str) -> Result<Ask, Failure> {
         _ if path.starts_with("/api/blobs/") => {
             Err(Failure::new(Code::ManagementRefused, "blobs are not for clients: push them to the replica"))
         }
-        "/v1/responses" | "/v1/messages" => {
-            Err(Failure::new(Code::NotSupported, format!("this version of tutti does not serve {path}")))
-        }
         _ => match path.strip_prefix("/v1/models/") {
             Some(id) if !id.is_empty() => look(Ask::Model(decoded(id)?)),
             _ => Err(Failure::new(Code::NotFound, "there is no such path")),
@@ -215,6 +227,18 @@ mod tests {
     }
 
     #[test]
+    fn a_path_has_the_dialect_of_its_clients() {
+        for api in Api::ALL.iter().copied() {
+            assert_eq!(Dialect::of(api.path()), api.dialect(), "{}", api.path());
+        }
+        assert_eq!(Dialect::of("/v1/messages/count_tokens"), Dialect::Anthropic);
+        for (path, dialect) in [("/v1", Dialect::OpenAi), ("/v1/messagesx", Dialect::OpenAi), ("/v1x", Dialect::Ollama)]
+        {
+            assert_eq!(Dialect::of(path), dialect, "{path}");
+        }
+    }
+
+    #[test]
     fn options_names_the_methods_of_the_path() {
         assert_eq!(methods("/api/tags/"), "GET, HEAD, OPTIONS");
         assert_eq!(methods("/models/m/api/chat"), "POST, OPTIONS");
@@ -239,7 +263,6 @@ mod tests {
         for (path, code) in [
             ("/api/pull", Code::ManagementRefused),
             ("/api/blobs/sha256:00", Code::ManagementRefused),
-            ("/v1/responses", Code::NotSupported),
             ("/nowhere", Code::NotFound),
             ("/api/tags//", Code::NotFound),
             ("//", Code::NotFound),

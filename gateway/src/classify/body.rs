@@ -167,9 +167,10 @@ fn stream_of(api: Api, found: Option<Member>) -> Result<bool, Failure> {
 /// Whether OpenAI's `encoding_format` wants base64; numbers are the default.
 fn base64_of(body: &[u8], found: Option<Member>) -> Result<bool, Failure> {
     let Some(member) = found.filter(|member| member.kind != Kind::Null) else { return Ok(false) };
-    match (member.kind, json::unescape(inner(body, &member)).as_deref()) {
-        (Kind::String, Some("float")) => Ok(false),
-        (Kind::String, Some("base64")) => Ok(true),
+    let text = json::unescape(inner(body, &member)).filter(|_| member.kind == Kind::String);
+    match text.map(|text| text.to_ascii_lowercase()).as_deref() {
+        Some("float" | "") => Ok(false), // what an Ollama takes, too
+        Some("base64") => Ok(true),
         _ => Err(Failure::of("encoding_format", "`encoding_format` must be \"float\" or \"base64\"")),
     }
 }
@@ -263,12 +264,16 @@ mod tests {
             let body = format!(r#"{{"model":"a","encoding_format":{value}}}"#);
             read(Api::OpenAiEmbeddings, None, body.as_bytes()).map(|reading| reading.facts.base64)
         };
-        for (value, expected) in
-            [("null", false), (r#""float""#, false), (r#""base64""#, true), (r#""base\u00364""#, true)]
-        {
+        for (value, expected) in [
+            ("null", false),
+            (r#""""#, false),
+            (r#""float""#, false),
+            (r#""base64""#, true),
+            (r#""Base\u00364""#, true),
+        ] {
             assert_eq!(base64(value).unwrap(), expected, "{value}");
         }
-        for value in [r#""Base64""#, r#""""#, "1", "true", "[]", r#""\ud800""#] {
+        for value in [r#""hex""#, "1", "true", "[]", r#""\ud800""#] {
             let failure = base64(value).unwrap_err();
             assert_eq!((failure.code, failure.param), (Code::InvalidParameter, Some("encoding_format")), "{value}");
         }

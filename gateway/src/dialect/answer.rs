@@ -15,6 +15,14 @@ pub struct Usage {
     pub output: u64,
 }
 
+impl Usage {
+    /// What is known after more was said: what is said last, and what was said before where that is nothing.
+    pub(crate) fn then(self, later: Self) -> Self {
+        let last = |earlier: u64, later: u64| if later == 0 { earlier } else { later };
+        Self { input: last(self.input, later.input), output: last(self.output, later.output) }
+    }
+}
+
 /// A step of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step<'a> {

@@ -92,12 +92,13 @@ impl<'a> Crossing<'a> {
 
     fn body(&self, model: &str, pins: &Pins) -> Vec<u8> {
         match (&self.request, self.to.dialect()) {
-            (Request::Chat(chat), Dialect::OpenAi) => openai::write_chat(chat, model),
-            (Request::Prompt(prompt), Dialect::OpenAi) => openai::write_completion(prompt, model),
-            (Request::Embed(embed), Dialect::OpenAi) => openai::write_embed(embed, model),
             (Request::Chat(chat), Dialect::Ollama) => ollama::write_chat(chat, model, pins),
             (Request::Prompt(prompt), Dialect::Ollama) => ollama::write_generate(prompt, model, pins),
             (Request::Embed(embed), Dialect::Ollama) => ollama::write_embed(embed, model, pins),
+            // Nothing is written in Anthropic's words: see `other_api`.
+            (Request::Chat(chat), _) => openai::write_chat(chat, model),
+            (Request::Prompt(prompt), _) => openai::write_completion(prompt, model),
+            (Request::Embed(embed), _) => openai::write_embed(embed, model),
         }
     }
 

@@ -53,7 +53,8 @@ pub(crate) enum Printer {
 impl Parser {
     pub(crate) fn of(dialect: Dialect) -> Self {
         match dialect {
-            Dialect::OpenAi => Self::OpenAi(openai::Parser::default()),
+            // Nothing is read in Anthropic's words: see `other_api`.
+            Dialect::OpenAi | Dialect::Anthropic => Self::OpenAi(openai::Parser::default()),
             Dialect::Ollama => Self::Ollama(ollama::Parser::default()),
         }
     }

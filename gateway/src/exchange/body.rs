@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::event::{Framing, print_error};
+use super::event::print_error;
 use super::{Broken, Line, Passing};
 use crate::budget::Room;
 use crate::classify::Dialect;
@@ -218,9 +218,13 @@ impl Streaming {
         }
         let mut bytes = BytesMut::from(good);
         if !bytes.last().map_or(self.at_line_end, |last| *last == b'\n') {
-            bytes.extend_from_slice(b"\n\n");
+            bytes.extend_from_slice(b"\n");
         }
-        bytes.extend_from_slice(&print_error(Framing::of_stream(self.dialect), &failure.json(self.dialect)));
+        let framing = self.passing.framing_to(self.dialect);
+        if framing.is_sse() {
+            bytes.extend_from_slice(b"\n"); // whatever event has begun ends here
+        }
+        bytes.extend_from_slice(&print_error(framing, &failure, self.dialect, self.passing.events()));
         bytes.freeze()
     }
 }

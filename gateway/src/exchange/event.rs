@@ -3,12 +3,15 @@
 //! A dialect is a parser (a line into an [`Event`]) and a printer (an event into bytes). Ollama's wire shapes are those
 //! of its 0.11.4; OpenAI's are its chat-completions stream as Ollama speaks it.
 
+mod named;
+
 use std::ops::Range;
 
 use bytes::Bytes;
 
-use crate::classify::Dialect;
+use crate::classify::{Api, Dialect};
 use crate::dialect::Usage;
+use crate::errors::Failure;
 use crate::json::{self, Kind, Malformed, Member};
 
 /// How an answer is cut into events.
@@ -20,6 +23,9 @@ pub enum Framing {
     Ndjson,
     /// Server-sent events: `data: {…}`, the last `data: [DONE]`.
     Sse,
+    /// Server-sent events with names, each an object that says its `type`: the last is `response.completed` or
+    /// `response.incomplete` (OpenAI's responses), or `message_stop` (Anthropic's messages).
+    Named,
 }
 
 impl Framing {
@@ -27,8 +33,19 @@ impl Framing {
     pub fn of_stream(dialect: Dialect) -> Self {
         match dialect {
             Dialect::OpenAi => Framing::Sse,
+            Dialect::Anthropic => Framing::Named,
             Dialect::Ollama => Framing::Ndjson,
         }
+    }
+
+    /// How an API streams.
+    pub(crate) fn of_api(api: Api) -> Self {
+        if api == Api::OpenAiResponses { Framing::Named } else { Self::of_stream(api.dialect()) }
+    }
+
+    /// Whether an event ends with a blank line.
+    pub(super) fn is_sse(self) -> bool {
+        matches!(self, Framing::Sse | Framing::Named)
     }
 }
 
@@ -37,6 +54,8 @@ impl Framing {
 pub(super) enum Event {
     /// A piece of the answer; with the usage so far where it is said (OpenAI says it in a chunk before the end).
     Delta(Option<Usage>),
+    /// A step that brings nothing of the answer itself.
+    Step(Option<Usage>),
     /// The end of an answer that is whole.
     Done(Option<Usage>),
     /// The replica gave up, and why.
@@ -47,7 +66,7 @@ pub(super) enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) event: Event,
-    /// The value of the top-level `model`, quotes included.
+    /// The value of its `model`, quotes included.
     pub(super) model: Option<Range<usize>>,
 }
 
@@ -58,13 +77,12 @@ pub(super) fn parse(framing: Framing, line: &[u8]) -> Option<Result<Piece, Malfo
         Framing::Ndjson if line.trim_ascii().is_empty() => None,
         Framing::Ndjson => Some(object(line, true)),
         Framing::Sse => {
-            let data = line.strip_prefix(b"data:")?;
-            let offset = line.len() - data.len();
+            let (at, data) = data_of(line)?;
             if data.trim_ascii() == b"[DONE]" {
                 return Some(Ok(Piece { event: Event::Done(None), model: None }));
             }
             Some(object(data, true).map(|mut piece| {
-                piece.model = piece.model.map(|range| range.start + offset..range.end + offset);
+                piece.model = piece.model.map(|range| shifted(range, at));
                 // The stream's end is `[DONE]`, whatever else a chunk looks like.
                 if let Event::Done(usage) = piece.event {
                     piece.event = Event::Delta(usage);
@@ -72,7 +90,21 @@ pub(super) fn parse(framing: Framing, line: &[u8]) -> Option<Result<Piece, Malfo
                 piece
             }))
         }
+        Framing::Named => {
+            let (at, data) = data_of(line)?;
+            Some(named::object(data).map(|piece| Piece { model: piece.model.map(|range| shifted(range, at)), ..piece }))
+        }
     }
+}
+
+/// What an event's line carries, and where in the line it begins.
+fn data_of(line: &[u8]) -> Option<(usize, &[u8])> {
+    let data = line.strip_prefix(b"data:")?;
+    Some((line.len() - data.len(), data))
+}
+
+fn shifted(range: Range<usize>, by: usize) -> Range<usize> {
+    range.start + by..range.end + by
 }
 
 /// Reads an object of either dialect. A whole answer is done by being whole; a line of a stream says it.
@@ -97,13 +129,13 @@ fn object(text: &[u8], in_stream: bool) -> Result<Piece, Malformed> {
     Ok(Piece { event, model })
 }
 
-/// OpenAI's usage object.
+/// A usage object: OpenAI's, or as its responses and Anthropic's messages have it.
 fn usage_of(text: &[u8]) -> Usage {
     let mut usage = Usage::default();
     // The value is well formed: the object around it was read already.
     let _ = json::members(text, |Member { key, value, .. }| match &text[key] {
-        b"prompt_tokens" => usage.input = number(&text[value]),
-        b"completion_tokens" => usage.output = number(&text[value]),
+        b"prompt_tokens" | b"input_tokens" => usage.input = number(&text[value]),
+        b"completion_tokens" | b"output_tokens" => usage.output = number(&text[value]),
         _ => {}
     });
     usage
@@ -120,11 +152,14 @@ fn message_of(text: &[u8]) -> String {
     message.unwrap_or("the replica reported an error").to_owned()
 }
 
-/// Prints an error event, so that the client knows that its stream is not whole.
-pub(super) fn print_error(framing: Framing, error: &serde_json::Value) -> Bytes {
+/// Prints an error event, so that the client knows that its stream is not whole. `number`: how many events were before.
+pub(super) fn print_error(framing: Framing, failure: &Failure, dialect: Dialect, number: u64) -> Bytes {
+    let error = failure.json(dialect);
     match framing {
         Framing::Sse => Bytes::from(format!("data: {error}\n\n")),
         Framing::Ndjson | Framing::Whole => Bytes::from(format!("{error}\n")),
+        Framing::Named if dialect == Dialect::OpenAi => named::print_error(failure, number),
+        Framing::Named => Bytes::from(format!("event: error\ndata: {error}\n\n")),
     }
 }
 

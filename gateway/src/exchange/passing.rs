@@ -5,6 +5,7 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 
 use super::{Broken, Framing, Translator, Watch};
+use crate::classify::Dialect;
 use crate::dialect::{Moment, Usage};
 use crate::errors::{Code, Failure};
 
@@ -34,6 +35,22 @@ impl Passing {
         match self {
             Self::Watched(watch) => watch.framing(),
             Self::Translated(translated) => translated.framing,
+        }
+    }
+
+    /// How the client's is cut, in this dialect.
+    pub(crate) fn framing_to(&self, dialect: Dialect) -> Framing {
+        match self {
+            Self::Watched(watch) => watch.framing(),
+            Self::Translated(_) => Framing::of_stream(dialect),
+        }
+    }
+
+    /// Events so far, where somebody numbers them.
+    pub(crate) fn events(&self) -> u64 {
+        match self {
+            Self::Watched(watch) => watch.events(),
+            Self::Translated(_) => 0,
         }
     }
 

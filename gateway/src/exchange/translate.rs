@@ -36,9 +36,9 @@ impl Translator {
     /// What kind of stream goes out.
     pub(crate) fn content_type(to: Dialect, streams: bool) -> &'static str {
         match (to, streams) {
-            (Dialect::OpenAi, true) => "text/event-stream",
+            (Dialect::OpenAi | Dialect::Anthropic, true) => "text/event-stream",
             (Dialect::Ollama, true) => "application/x-ndjson",
-            (Dialect::OpenAi, false) => "application/json",
+            (Dialect::OpenAi | Dialect::Anthropic, false) => "application/json",
             (Dialect::Ollama, false) => "application/json; charset=utf-8",
         }
     }
@@ -120,7 +120,7 @@ impl Translator {
             told = match &step {
                 Step::Error(message) => {
                     let failure = Failure::quoting(Code::StreamInterrupted, message.clone());
-                    out.extend_from_slice(&print_error(Framing::of_stream(*to), &failure.json(*to)));
+                    out.extend_from_slice(&print_error(Framing::of_stream(*to), &failure, *to, 0));
                     Err(Broken::Said(message.clone()))
                 }
                 step => printer.step(step, now, out).map_err(Broken::Unsayable),

@@ -25,7 +25,10 @@ pub(crate) struct Watch {
     /// The line that is not whole yet. Where nothing is renamed, the client has it already.
     partial: BytesMut,
     usage: Usage,
+    /// Events that brought something of the answer.
     pieces: u64,
+    /// All events.
+    events: u64,
     done: bool,
 }
 
@@ -50,7 +53,7 @@ impl Broken {
 
 impl Watch {
     pub(crate) fn new(framing: Framing, rename: Option<Bytes>) -> Self {
-        Self { framing, rename, partial: BytesMut::new(), usage: Usage::default(), pieces: 0, done: false }
+        Self { framing, rename, partial: BytesMut::new(), usage: Usage::default(), pieces: 0, events: 0, done: false }
     }
 
     /// How the answer is cut.
@@ -63,6 +66,11 @@ impl Watch {
         let output =
             if self.usage.output == 0 && self.framing != Framing::Whole { self.pieces } else { self.usage.output };
         Usage { output, ..self.usage }
+    }
+
+    /// Events so far.
+    pub(crate) fn events(&self) -> u64 {
+        self.events
     }
 
     /// Whether the last event has been seen.
@@ -139,7 +147,8 @@ impl Watch {
                     self.note(&piece.event);
                     if let Event::Error(message) = piece.event {
                         out.extend_from_slice(&lines[copied..end]);
-                        return Err((self.good(out, lines, sent..end), Broken::Said(message)));
+                        let good = self.good(out, lines, sent..end);
+                        return Err((self.ended(good), Broken::Said(message)));
                     }
                 }
             }
@@ -156,10 +165,16 @@ impl Watch {
         if self.rename.is_some() { renamed.freeze() } else { lines.slice(unsent.start.min(unsent.end)..unsent.end) }
     }
 
+    /// An event that nothing more comes after: no client looks at one before the blank line behind it.
+    fn ended(&self, event: Bytes) -> Bytes {
+        if self.framing.is_sse() { [&event[..], b"\n"].concat().into() } else { event }
+    }
+
     fn note(&mut self, event: &Event) {
+        self.events += 1;
         match event {
-            Event::Delta(usage) | Event::Done(usage) => {
-                self.usage = usage.unwrap_or(self.usage);
+            Event::Delta(usage) | Event::Step(usage) | Event::Done(usage) => {
+                self.usage = self.usage.then(usage.unwrap_or_default());
                 self.done |= matches!(event, Event::Done(_));
                 self.pieces += u64::from(matches!(event, Event::Delta(_)));
             }
@@ -233,6 +248,19 @@ mod tests {
             let (out, _, broken) = watched(Framing::Ndjson, rename.then_some("risk"), text, &cuts);
             prop_assert_eq!(out, if rename { text.replace("a:1", "risk") } else { text.to_owned() });
             prop_assert_eq!(broken, Some(Broken::Said("boom".into())));
+        }
+    }
+
+    #[test]
+    fn an_error_event_goes_out_with_the_blank_line_that_clients_wait_for() {
+        for rename in [None, Some("risk")] {
+            for (framing, error) in [
+                (Framing::Sse, "data: {\"error\":{\"message\":\"boom\"}}\n\n"),
+                (Framing::Named, "event: error\ndata: {\"type\":\"error\",\"message\":\"boom\"}\n\n"),
+            ] {
+                let (out, _, broken) = watched(framing, rename, error, &[]);
+                assert_eq!((out.as_str(), broken), (error, Some(Broken::Said("boom".into()))));
+            }
         }
     }
 

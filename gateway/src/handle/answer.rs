@@ -71,7 +71,7 @@ impl Attempt<'_> {
         let facts = &self.reading.facts;
         let renamed = route.engine_name.as_deref().is_some_and(|name| name != facts.model);
         let rename = renamed.then(|| Bytes::from(serde_json::Value::from(&*facts.model).to_string()));
-        let framing = if streams { Framing::of_stream(facts.api.dialect()) } else { Framing::Whole };
+        let framing = if streams { Framing::of_api(facts.api) } else { Framing::Whole };
         Watch::new(framing, rename)
     }
 

@@ -11,7 +11,7 @@ use smallvec::smallvec;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
-use crate::classify::{Reading, Rewrite, Wanted};
+use crate::classify::{Api, Reading, Rewrite, Wanted};
 use crate::dialect::Crossing;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Line, NoHead, Outgoing};
@@ -59,9 +59,10 @@ impl Attempt<'_> {
             let (generation, route) = self.route(&mut looked).await?;
             settlement.record.served = Some(route.served.clone());
             self.cross(&route, settlement)?;
+            let target = route.target(self.reading.facts.api)?;
             let until = asked + route.pool.wait;
             let exclude = self.failed_at.as_deref();
-            let verdict = route.pool.owner.acquire(&route.target, generation, until, &mut place, exclude).await;
+            let verdict = route.pool.owner.acquire(target, generation, until, &mut place, exclude).await;
             match verdict {
                 Verdict::Go(permit) => return Ok((route, permit)),
                 Verdict::Reroute => tokio::task::yield_now().await,
@@ -94,7 +95,8 @@ impl Attempt<'_> {
     ) -> Result<Option<Answer>, Failure> {
         let Some(replica) = settlement.record.replica.clone() else { return Ok(None) };
         let request = self.request(route, &replica, settlement)?;
-        let may_retry = u32::from(settlement.record.retries) < route.pool.retries && route.target.slots().len() > 1;
+        let replicas = route.target(self.reading.facts.api)?.slots().len();
+        let may_retry = u32::from(settlement.record.retries) < route.pool.retries && replicas > 1;
         if may_retry {
             route.pool.owner.retries.deposit();
         }
@@ -103,7 +105,7 @@ impl Attempt<'_> {
         match sent {
             Ok(Ok(answer)) => {
                 let status = answer.0.status();
-                if let Some(cause) = blamed(status) {
+                if let Some(cause) = blamed(self.reading.facts.api, status) {
                     settlement.blame(cause);
                 }
                 if status != StatusCode::SERVICE_UNAVAILABLE || !may_retry || !can_retry(&route.pool) {
@@ -187,9 +189,11 @@ pub(super) fn too_late(within: Duration) -> Failure {
 }
 
 /// What an answer's status says of the replica. A 400 says nothing: Ollama gives it without asking its engine.
-fn blamed(status: StatusCode) -> Option<Cause> {
+fn blamed(api: Api, status: StatusCode) -> Option<Cause> {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => Some(Cause::Busy),
+        // There it may as well be what the request refers to that is not found.
+        StatusCode::NOT_FOUND if matches!(api, Api::OpenAiResponses | Api::AnthropicMessages) => None,
         // The replica said that it has it, and does not find it now: a file of it is gone.
         StatusCode::NOT_FOUND => Some(Cause::Missing),
         _ => status.is_server_error().then_some(Cause::Error),

@@ -72,7 +72,7 @@ pub(super) fn error_across(status: StatusCode, body: &[u8], to: Dialect) -> Byte
     let message = dialect::error_of(body).unwrap_or_else(|| format!("the replica answered {status}"));
     let error = match to {
         Dialect::Ollama => json!({ "error": message }),
-        Dialect::OpenAi => {
+        Dialect::OpenAi | Dialect::Anthropic => {
             // As Ollama's `/v1` names them.
             let kind = match status {
                 StatusCode::NOT_FOUND => "not_found_error",

@@ -63,7 +63,8 @@ impl Answer {
         reason: &'static str,
         fault: Option<Fault>,
     ) -> Self {
-        let cut = matches!(fault, Some(Fault::BreakMidToken | Fault::Stall | Fault::ErrorMidStream));
+        let cut =
+            matches!(fault, Some(Fault::BreakMidToken | Fault::Stall | Fault::ErrorMidStream | Fault::ErrorEvent));
         let tokens = Tokens { ticket, printer, first: Some(first), written: 0, reason, done: false };
         Answer { entry, source: Source::Tokens(Box::new(tokens)), cut: fault.filter(|_| cut).map(Cut::Ahead) }
     }
@@ -82,6 +83,7 @@ impl Answer {
             Source::Tokens(tokens) if tokens.written < TOKENS_BEFORE_CUT => return self.poll_source(cx),
             Source::Tokens(tokens) => match fault {
                 Fault::ErrorMidStream => Some(tokens.printer.failure()),
+                Fault::ErrorEvent => Some(tokens.printer.error_event()),
                 Fault::BreakMidToken => {
                     let next = tokens.printer.token(tokens.written);
                     Some(next.slice(..next.len() / 2))
@@ -105,7 +107,7 @@ impl Body for Answer {
             Some(Cut::Flushing(fault)) => {
                 self.cut = Some(match fault {
                     Fault::BreakMidToken => Cut::Break,
-                    Fault::ErrorMidStream => Cut::End,
+                    Fault::ErrorMidStream | Fault::ErrorEvent => Cut::End,
                     _ => Cut::Silence,
                 });
                 cx.waker().wake_by_ref();

@@ -64,7 +64,8 @@ pub(super) async fn answer(
         let refusal = Reply { status: 403, content_type: "", body: Bytes::new() };
         return Ok(reply(entry, refusal, None));
     }
-    match (Api::at(head.uri.path()), &head.method) {
+    let api = Api::at(head.uri.path()).filter(|api| replica.config.later_apis || !api.is_later());
+    match (api, &head.method) {
         (Some(api), &Method::POST) => infer(&replica, entry, api, &body, fault).await,
         (Some(_), _) => Ok(wrong_method(entry, "POST")),
         (None, _) => Ok(other(&replica, entry, &head, &body)),
@@ -165,18 +166,16 @@ fn model<'a>(replica: &'a Replica, call: &Call) -> Result<&'a Model, Reply> {
     let (api, name) = (call.api, call.model.as_str());
     let Some(model) = replica.config.find(name) else {
         return Err(match api {
-            Api::Chat | Api::OpenaiChat | Api::Embeddings if name.is_empty() => {
+            Api::Chat | Api::OpenaiChat | Api::Embeddings | Api::Responses | Api::Messages if name.is_empty() => {
                 Reply::error(api, 400, "model is required")
             }
-            Api::Chat | Api::OpenaiChat | Api::Embed | Api::Embeddings | Api::OpenaiEmbeddings => {
-                Reply::error(api, 404, &format!("model {name:?} not found, try pulling it first"))
-            }
             Api::Generate | Api::OpenaiCompletions => Reply::error(api, 404, &format!("model '{name}' not found")),
+            _ => Reply::error(api, 404, &format!("model {name:?} not found, try pulling it first")),
         });
     };
     let completes = !matches!(api, Api::Embed | Api::Embeddings | Api::OpenaiEmbeddings);
     if completes && model.kind == ModelKind::Embedding {
-        let verb = if matches!(api, Api::Chat | Api::OpenaiChat) { "chat" } else { "generate" };
+        let verb = if !matches!(api, Api::Generate | Api::OpenaiCompletions) { "chat" } else { "generate" };
         return Err(Reply::error(api, 400, &format!("{name:?} does not support {verb}")));
     }
     Ok(model)

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use serde::Serialize;
 
+use super::later::Later;
 use super::time::{rfc3339, unix};
 use super::{Api, Call, Reply, to_json};
 use crate::engine::Timing;
@@ -31,16 +32,22 @@ impl Printer {
 
     /// The content type of a stream.
     pub(crate) fn stream_type(&self) -> &'static str {
-        if self.api.is_openai() { "text/event-stream" } else { "application/x-ndjson" }
+        if self.api.is_native() { "application/x-ndjson" } else { "text/event-stream" }
     }
 
     /// The stream's part for token `n`, from 0.
     pub(crate) fn token(&self, n: u32) -> Bytes {
+        if self.api.is_later() {
+            return self.later().token(n, &word(n));
+        }
         self.part(&word(n), None, None)
     }
 
     /// The stream's end.
     pub(crate) fn last(&self, timing: &Timing, reason: &str) -> Bytes {
+        if self.api.is_later() {
+            return self.later().last(&text(timing), timing, reason);
+        }
         let part = self.part("", Some(reason), Some(timing));
         if !self.api.is_openai() {
             return part;
@@ -54,8 +61,12 @@ impl Printer {
         end.into()
     }
 
-    /// An error after the header: natively a line that says so; on `/v1` an empty delta, and no `[DONE]` after it.
+    /// An error after the header: natively a line that says so; on `/v1` an empty delta, and no `[DONE]` after it, and by
+    /// the later APIs nothing at all.
     pub(crate) fn failure(&self) -> Bytes {
+        if self.api.is_later() {
+            return Bytes::new();
+        }
         if self.api.is_openai() {
             let nameless = Printer { model: String::new(), id: self.id.clone(), ..*self };
             return nameless.part("", None, None);
@@ -63,9 +74,25 @@ impl Printer {
         Bytes::from_static(b"{\"error\":\"an error was encountered while running the model: unexpected EOF\"}\n")
     }
 
+    /// An error after the header, as engines say it that say it: an event of its own, which ends the stream.
+    pub(crate) fn error_event(&self) -> Bytes {
+        match self.api {
+            Api::Responses | Api::Messages => self.later().error_event(),
+            _ if self.api.is_openai() => Bytes::from_static(b"data: {\"error\":{\"message\":\"the engine died\"}}\n\n"),
+            _ => Bytes::from_static(b"{\"error\":\"the engine died\"}\n"),
+        }
+    }
+
+    fn later(&self) -> Later<'_> {
+        Later { api: self.api, model: &self.model, id: &self.id }
+    }
+
     /// The answer in one document.
     pub(crate) fn whole(&self, timing: &Timing, reason: &str) -> Reply {
-        let text: String = (0..timing.tokens).map(word).collect();
+        let text = text(timing);
+        if self.api.is_later() {
+            return Reply::openai(200, &self.later().whole(&text, timing, reason));
+        }
         if self.api.is_openai() {
             let choices = vec![self.choice(&text, Some(reason), false)];
             return Reply::openai(200, &Openai { choices, usage: Some(Usage::from(timing)), ..self.openai("") });
@@ -162,6 +189,11 @@ pub(crate) fn prerendered(model: &str) -> Reply {
     let printer =
         Printer { api: Api::OpenaiChat, model: model.to_owned(), id: "chatcmpl-1".into(), include_usage: false };
     printer.whole(&Timing { prompt_tokens: 250, tokens: 6, ..Timing::default() }, "stop")
+}
+
+/// The whole text of an answer.
+fn text(timing: &Timing) -> String {
+    (0..timing.tokens).map(word).collect()
 }
 
 /// Token `n` of every answer: it says what this is, then counts, so that a lost token shows.

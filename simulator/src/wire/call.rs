@@ -46,15 +46,15 @@ impl Call {
     /// Reads a body; an error is the answer to give.
     pub(crate) fn read(api: Api, body: &[u8]) -> Result<Call, Reply> {
         let refuse = |message: String| Reply::bad_request(api, &message);
-        let fields = Fields::read(body).map_err(|error| match (error.as_str(), api.is_openai()) {
-            ("EOF", false) => refuse("missing request body".into()),
+        let fields = Fields::read(body).map_err(|error| match (error.as_str(), api.is_native()) {
+            ("EOF", true) => refuse("missing request body".into()),
             _ => refuse(error),
         })?;
         let mut call = Call {
             api,
             model: fields.string("model").map_err(refuse)?.to_owned(),
             want: Want::Answer,
-            stream: fields.boolean("stream").map_err(refuse)?.unwrap_or(!api.is_openai()),
+            stream: fields.boolean("stream").map_err(refuse)?.unwrap_or(api.is_native()),
             include_usage: fields.get("stream_options").and_then(|o| o.get("include_usage"))
                 == Some(&Value::Bool(true)),
             prompt: Bytes::new(),
@@ -64,11 +64,12 @@ impl Call {
             keep_alive: None,
         };
         call.read_content(&fields).map_err(refuse)?;
-        if api.is_openai() {
-            call.tokens_max = fields.get("max_tokens").and_then(Value::as_i64);
-        } else {
+        if api.is_native() {
             call.read_options(&fields);
             call.keep_alive = fields.get("keep_alive").map(keep_alive).transpose().map_err(refuse)?;
+        } else {
+            let bound = if api == Api::Responses { "max_output_tokens" } else { "max_tokens" };
+            call.tokens_max = fields.get(bound).and_then(Value::as_i64);
         }
         if call.want == Want::Load && call.keep_alive == Some(KeepAlive::For(Duration::ZERO)) {
             call.want = Want::Unload;
@@ -85,6 +86,22 @@ impl Call {
                 }
                 self.want = if messages.is_empty() { Want::Load } else { Want::Answer };
                 self.prompt = messages.iter().map(message_text).collect::<String>().into();
+            }
+            Api::Messages => {
+                let messages = fields.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+                if fields.get("max_tokens").and_then(Value::as_i64).is_none_or(|max| max <= 0) {
+                    return Err("max_tokens is required and must be positive".into());
+                }
+                if messages.is_empty() {
+                    return Err("messages is required".into());
+                }
+                self.prompt = messages.iter().map(message_text).collect::<String>().into();
+            }
+            Api::Responses => {
+                self.prompt = match fields.get("input") {
+                    Some(Value::Array(items)) => items.iter().map(message_text).collect::<String>().into(),
+                    input => input.and_then(Value::as_str).unwrap_or_default().to_owned().into(),
+                };
             }
             Api::Generate | Api::OpenaiCompletions => {
                 self.prompt = Bytes::copy_from_slice(fields.string("prompt")?.as_bytes());

@@ -170,3 +170,30 @@ fn errors_of_both_dialects() {
     let empty = Call::read(Api::Chat, b"").unwrap_err();
     assert_eq!((empty.status, &json(&empty.body)["error"]), (400, &"missing request body".into()));
 }
+
+#[test]
+fn the_later_apis_stream_events_with_names() {
+    for (api, first, last) in
+        [(Api::Responses, "response.created", "response.completed"), (Api::Messages, "message_start", "message_stop")]
+    {
+        let printer = printer(api, ",\"max_tokens\":9");
+        let text = [printer.token(0), printer.token(1), printer.token(2), printer.last(&timing(), "stop")].concat();
+        let text = String::from_utf8(text).unwrap();
+        let events: Vec<Value> =
+            text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| json(data.as_bytes())).collect();
+        let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+        assert!(events.iter().map(|event| &event["type"]).eq(names.iter()), "{text}");
+        assert_eq!((names.first(), names.last()), (Some(&first), Some(&last)));
+        let said: String =
+            events.iter().filter_map(|event| event["delta"].as_str().or(event["delta"]["text"].as_str())).collect();
+        assert_eq!(said, "simulated answer from");
+        if api == Api::Responses {
+            let numbers = events.iter().map(|event| event["sequence_number"].as_u64());
+            assert!(numbers.eq((0..events.len() as u64).map(Some)), "{text}");
+        }
+        let whole = json(&printer.whole(&timing(), "length").body);
+        assert_eq!((&whole["model"], &whole["usage"]["output_tokens"]), (&"m".into(), &3.into()));
+    }
+    let refused = Call::read(Api::Messages, br#"{"model":"m","messages":[]}"#).unwrap_err();
+    assert_eq!(json(&refused.body)["error"]["type"], "invalid_request_error");
+}

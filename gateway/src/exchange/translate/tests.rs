@@ -116,7 +116,7 @@ fn other(dialect: Dialect) -> Dialect {
 /// What prints for a client of the other dialect than the replica's.
 fn printer(replicas: Dialect) -> Printer {
     let (body, from, to) = match replicas {
-        Dialect::OpenAi => (r#"{"messages":[{"role":"user"}]}"#, Api::OllamaChat, Api::OpenAiChat),
+        Dialect::OpenAi | Dialect::Anthropic => (r#"{"messages":[{"role":"user"}]}"#, Api::OllamaChat, Api::OpenAiChat),
         Dialect::Ollama => {
             let body = r#"{"messages":[{"role":"user"}],"stream_options":{"include_usage":true}}"#;
             (body, Api::OpenAiChat, Api::OllamaChat)
@@ -193,7 +193,7 @@ proptest! {
         let text = answer.printed(replicas, false);
         let mut lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
         let error: &[u8] = match replicas {
-            Dialect::OpenAi => b"data: {\"error\":{\"message\":\"boom\",\"type\":\"x\"}}\n",
+            Dialect::OpenAi | Dialect::Anthropic => b"data: {\"error\":{\"message\":\"boom\",\"type\":\"x\"}}\n",
             Dialect::Ollama => b"{\"error\":\"boom\"}\n",
         };
         lines.insert(at.index((lines.len() - 1).max(1)), error);
