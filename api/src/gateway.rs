@@ -129,11 +129,15 @@ pub struct LimitsSpec {
     pub body: ByteSize,
     /// All bodies in memory together; what comes beyond gets a 503 that may be retried.
     pub buffered_bodies: ByteSize,
-    /// Connections that are open at once; others are closed. Unit: connections.
+    /// Connections that are open at once; others are closed. Of a connection's requests over HTTP/2 all but the first
+    /// count as one more each; what is too much gets a 503. Unit: connections.
     #[schemars(range(min = 1))]
     pub connections: u32,
     /// Largest head of a request: its line and all headers, of which there are at most 100.
     pub header: ByteSize,
+    /// Requests that an HTTP/2 connection may have at work at once; a client that knows waits with others. Unit: streams.
+    #[schemars(range(min = 1))]
+    pub h2_streams: u32,
     /// How long a head may take to arrive, and how long a connection may lie idle before it.
     pub header_timeout: HumanDuration,
     /// TLS handshakes in progress at once; further ones wait. Taken at the start only. Unit: handshakes.
@@ -160,6 +164,7 @@ impl Default for LimitsSpec {
             buffered_bodies: ByteSize::new(512 << 20),
             connections: 20_000,
             header: ByteSize::new(32 << 10),
+            h2_streams: 100,
             header_timeout: HumanDuration::from_secs(75),
             handshakes: 2000,
             handshake_timeout: HumanDuration::from_secs(10),

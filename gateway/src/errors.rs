@@ -83,6 +83,7 @@ codes! {
     MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
     RequestTimeout "request_timeout" 408 Client after_ms(1_000), "No byte of the body arrived for `gateway.limits.bodyPause`, or not all of it within `gateway.limits.bodyTimeout`.";
     BodyTooLarge "body_too_large" 413 Client None, "The body is larger than `gateway.limits.body`.";
+    HeaderTooLarge "header_too_large" 431 Client None, "The head of a request over HTTP/2 is larger than `gateway.limits.header`, or has more than 100 headers. Over HTTP/1.1 the same is a 431 without a body.";
     UnsupportedEncoding "unsupported_encoding" 415 Client None, "The body is compressed. Send it without Content-Encoding.";
     QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";
     NotSupported "not_supported" 501 Client None, "The API exists, and this version of tutti does not serve it.";

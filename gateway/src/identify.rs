@@ -8,7 +8,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue, ORIGIN};
 use http::request::Parts;
 use http::uri::Authority;
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Uri, Version};
 
 use crate::classify::Ask;
 use crate::errors::{Code, Failure};
@@ -64,12 +64,18 @@ pub(crate) fn host(head: &Parts, allowed: Option<&[String]>) -> Result<(), Failu
     let named: Option<Authority> = match hosts.next() {
         Some(host) => Some(parsed(host).ok_or_else(unreadable)?),
         None if head.version < Version::HTTP_11 => None,
+        None if head.version == Version::HTTP_2 && head.uri.authority().is_some() => None, // RFC 9113, 8.3.1
         None => return Err(Failure::new(Code::InvalidHeader, "no Host header (RFC 9112, 3.2)")),
     };
     if hosts.next().is_some() {
         return Err(Failure::new(Code::InvalidHeader, "more than one Host header"));
     }
-    // A target in absolute form goes before the header (RFC 9112, 3.2.2).
+    if let (Version::HTTP_2, Some(authority), Some(named)) = (head.version, head.uri.authority(), &named)
+        && !same(authority, named)
+    {
+        return Err(Failure::new(Code::InvalidHeader, "Host says something else than :authority (RFC 9113, 8.3.1)"));
+    }
+    // A target in absolute form goes before the header (RFC 9112, 3.2.2), and so does :authority.
     let Some(authority) = head.uri.authority().or(named.as_ref()) else { return Ok(()) };
     if allowed.is_none_or(|allowed| is_ours(authority.host(), allowed)) {
         return Ok(());
@@ -81,14 +87,15 @@ pub(crate) fn host(head: &Parts, allowed: Option<&[String]>) -> Result<(), Failu
 ///
 /// # Errors
 /// The refusal of a page of another site.
-pub(crate) fn origin(headers: &HeaderMap, allowed: &[String]) -> Result<Option<HeaderValue>, Failure> {
+pub(crate) fn origin(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Result<Option<HeaderValue>, Failure> {
     let Some(origin) = headers.get(ORIGIN) else { return Ok(None) };
     let (scheme, site) = origin.to_str().ok().and_then(|origin| origin.split_once("://")).unwrap_or_default();
     let is_web = scheme == "http" || scheme == "https";
     let authority: Option<Authority> = site.parse().ok().filter(|_| is_web);
     let is_known = authority.is_some_and(|authority| {
         let name = authority.host();
-        let here = || headers.get(HOST).is_some_and(|host| host == site);
+        let asked = || uri.authority().map(Authority::as_str).or_else(|| headers.get(HOST)?.to_str().ok());
+        let here = || asked() == Some(site);
         match address(name) {
             Some(address) => address.is_loopback() || address.is_unspecified() || here(),
             None => is_ours(name, allowed),
@@ -105,6 +112,11 @@ pub(crate) fn origin(headers: &HeaderMap, allowed: &[String]) -> Result<Option<H
 
 fn parsed(host: &HeaderValue) -> Option<Authority> {
     std::str::from_utf8(host.as_bytes()).ok()?.parse().ok()
+}
+
+/// Whether two authorities name the same.
+fn same(one: &Authority, other: &Authority) -> bool {
+    one.host().eq_ignore_ascii_case(other.host()) && one.port_u16() == other.port_u16()
 }
 
 fn address(host: &str) -> Option<IpAddr> {
@@ -192,10 +204,31 @@ mod tests {
     }
 
     #[test]
+    fn over_http2_the_authority_is_the_host() {
+        let check = |uri: &str, host: Option<&str>| host_code(uri, host, Version::HTTP_2);
+        for host in [None, Some("localhost:1"), Some("LOCALHOST:1")] {
+            assert_eq!(check("https://localhost:1/", host), None, "{host:?}");
+        }
+        for host in ["127.0.0.1:1", "localhost", "localhost:2", "evil.example:1"] {
+            assert_eq!(check("https://localhost:1/", Some(host)), Some(Code::InvalidHeader), "{host}");
+        }
+        assert_eq!(check("https://evil.example/", None), Some(Code::HostNotAllowed));
+        assert_eq!(check("https://evil.example/", Some("localhost")), Some(Code::InvalidHeader));
+        assert_eq!(check("/", Some("localhost")), None);
+        assert_eq!(check("/", Some("evil.example")), Some(Code::HostNotAllowed));
+        assert_eq!(check("/", None), Some(Code::InvalidHeader));
+        let origin = |origin: &'static str| {
+            let headers = HeaderMap::from_iter([(ORIGIN, HeaderValue::from_static(origin))]);
+            super::origin(&Uri::from_static("https://10.0.0.1:11500/"), &headers, &[]).is_ok()
+        };
+        assert!(origin("https://10.0.0.1:11500") && !origin("https://10.0.0.2:11500"));
+    }
+
+    #[test]
     fn pages_of_this_machine_and_of_applications_may_ask_and_strangers_may_not() {
         let check = |origin: &str| {
             let headers = [(ORIGIN, origin.parse().unwrap()), (HOST, HeaderValue::from_static("10.0.0.1:11500"))];
-            super::origin(&HeaderMap::from_iter(headers), &allowed())
+            super::origin(&Uri::from_static("/"), &HeaderMap::from_iter(headers), &allowed())
         };
         for good in [
             "http://localhost:3000",
@@ -225,6 +258,6 @@ mod tests {
         ] {
             assert_eq!(check(bad).unwrap_err().code, Code::OriginNotAllowed, "{bad}");
         }
-        assert_eq!(super::origin(&HeaderMap::new(), &[]).unwrap(), None);
+        assert_eq!(super::origin(&Uri::from_static("/"), &HeaderMap::new(), &[]).unwrap(), None);
     }
 }

@@ -26,9 +26,10 @@ limits! {
     BodyTimeout "body_timeout", "A body that took `gateway.limits.bodyTimeout`.";
     BufferedBodies "buffered_bodies", "All bodies and answers in memory: `gateway.limits.bufferedBodies`.";
     WriteStall "write_stall", "A client that took nothing of its answer for `gateway.limits.writeStall`.";
-    Connections "connections", "More connections than `gateway.limits.connections`.";
+    Connections "connections", "More connections, and requests on HTTP/2 connections, than `gateway.limits.connections`.";
     Files "files", "More connections than the limit on open files is enough for.";
     OpsConnections "ops_connections", "More connections to the ops or admin port than it has places.";
+    H2Flood "h2_flood", "An HTTP/2 connection that was ended for resets, faults or parts of heads without end.";
     Handshakes "handshakes", "A TLS handshake that waited for one of `gateway.limits.handshakes` to end.";
     HandshakeTimeout "handshake_timeout", "A TLS handshake that took `gateway.limits.handshakeTimeout`.";
     JsonDepth "json_depth", "A body that nests deeper than 128 levels.";

@@ -1,6 +1,6 @@
 //! What every core can see.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::discovery::Discovery;
 use crate::keys::Keyring;
+use crate::limits::Limit;
 use crate::log;
 use crate::metrics::Metrics;
 use crate::table::Table;
@@ -37,6 +38,10 @@ pub struct Shared {
     pub instance: HeaderValue,
     /// Connections that are open.
     pub connections: AtomicUsize,
+    /// Requests beyond the first that HTTP/2 connections have at work at the same time.
+    pub(crate) further_requests: AtomicUsize,
+    /// How many of both together this process may have files for.
+    pub(crate) files: usize,
     /// What clients are served by under TLS; `None`: in clear.
     pub(crate) tls: Option<Tls>,
     /// TLS handshakes that came to nothing.
@@ -57,7 +62,7 @@ pub struct Shared {
 
 impl Shared {
     /// Of a gateway that starts with this table.
-    pub(crate) fn new(table: Arc<Table>, instance: HeaderValue, tls: Option<Tls>) -> Arc<Self> {
+    pub(crate) fn new(table: Arc<Table>, instance: HeaderValue, tls: Option<Tls>, files: usize) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.set_limit(table.config.gateway.limits.label_values);
         log::set_requests(table.config.gateway.log.requests);
@@ -70,6 +75,8 @@ impl Shared {
             keys: Arc::default(),
             instance,
             connections: AtomicUsize::new(0),
+            further_requests: AtomicUsize::new(0),
+            files,
             tls,
             failed_handshakes: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
@@ -92,6 +99,16 @@ impl Shared {
         self.metrics.set_limit(table.config.gateway.limits.label_values);
         log::set_requests(table.config.gateway.log.requests);
         self.table.store(table);
+    }
+
+    /// The limit that keeps another connection, or another request on one, from being taken, if one does.
+    pub(crate) fn full(&self) -> Option<Limit> {
+        let open = self.connections.load(Relaxed) + self.further_requests.load(Relaxed);
+        let wanted = self.table().config.gateway.limits.connections as usize;
+        if open >= wanted {
+            return Some(Limit::Connections);
+        }
+        (open >= self.files).then_some(Limit::Files)
     }
 
     /// Whether the gateway takes no new work.

@@ -34,7 +34,7 @@ pub(crate) async fn handle(
     let is_head = request.method() == Method::HEAD;
     let mut settlement = Settlement::begin(request_id(request.headers()));
     settlement.record.traceparent = request.headers().get(header::TRACEPARENT).cloned();
-    let origin = identify::origin(request.headers(), &shared.table().config.gateway.allowed_hosts);
+    let origin = identify::origin(request.uri(), request.headers(), &shared.table().config.gateway.allowed_hosts);
     let served = match &origin {
         Ok(_) => serve(&shared, request, &mut settlement).await,
         Err(failure) => Err(failure.clone()),
@@ -73,6 +73,18 @@ fn identify(shared: &Shared, headers: &HeaderMap, settlement: &mut Settlement) -
     let key = identify::key(headers, keys)?;
     settlement.record.caller = Some(key.clone()); // the log tells who asks with a key that was revoked
     if key.is_good() { Ok(()) } else { Err(identify::not_valid()) }
+}
+
+/// Answers a request that goes no further, and takes note of it as of any other.
+pub(crate) fn refuse(request: &Request<Incoming>, failure: &Failure) -> Response<ResponseBody> {
+    let mut settlement = Settlement::begin(request_id(request.headers()));
+    settlement.failed(failure);
+    let mut response = failure.response(dialect_of(request.uri().path()));
+    response.headers_mut().insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    settlement.record.status = response.status().as_u16();
+    settlement.record.phase = Phase::Answering;
+    response.body_mut().settle(settlement);
+    response
 }
 
 async fn serve(

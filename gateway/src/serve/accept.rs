@@ -2,11 +2,10 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use super::core::Door;
-use crate::limits::{self, Limit, Seldom};
+use crate::limits::{self, Seldom};
 use crate::shared::Shared;
 
 /// Pause after an accept that failed: others will be closed meanwhile.
@@ -14,15 +13,16 @@ const PAUSE: Duration = Duration::from_millis(50);
 static FAILED: Seldom = Seldom::new();
 
 /// Accepts until the gateway drains, `limits.connections` at a time and no more than there are files for.
-pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, files: usize, shared: Arc<Shared>) {
+pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, shared: Arc<Shared>) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "cannot wait for connections"),
     };
-    if files < wanted(&shared) {
+    let wanted = shared.table().config.gateway.limits.connections as usize;
+    if shared.files < wanted {
         tracing::warn!(
-            wanted = wanted(&shared),
-            allowed = files,
+            wanted,
+            allowed = shared.files,
             "the limit on open files (ulimit -n) is too low for limits.connections"
         );
     }
@@ -35,9 +35,8 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, files: usize
         };
         match accepted {
             Ok((socket, peer)) => {
-                let open = shared.connections.load(Relaxed);
-                if open >= wanted(&shared).min(files) {
-                    limits::hit(if open >= wanted(&shared) { Limit::Connections } else { Limit::Files });
+                if let Some(limit) = shared.full() {
+                    limits::hit(limit);
                     continue; // closing it says more than letting it wait
                 }
                 let Some(door) = doors.iter().min_by_key(|door| door.open()) else { return };
@@ -52,8 +51,4 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, files: usize
             }
         }
     }
-}
-
-fn wanted(shared: &Shared) -> usize {
-    shared.table().config.gateway.limits.connections as usize
 }

@@ -1,103 +1,87 @@
-//! A client's connection.
+//! A client's connection, up to the protocol that it speaks.
 
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
+use tokio::time::{sleep, timeout};
 use tutti_api::LimitsSpec;
 
 use super::core::Counted;
 use super::handshake::shake;
 use super::socket::Socket;
 use super::stream::Stream;
-use crate::handle::handle;
-use crate::limits::{self, Limit, Seldom};
+use super::{http1, http2};
+use crate::limits::{self, Limit};
 use crate::shared::Shared;
+use crate::tls::HTTP_2;
 
-/// How long a draining gateway waits for the rest of a handshake, or of a connection's first head.
-const HEAD_IN_DRAIN: Duration = Duration::from_secs(1);
-/// How long a connection is silent before the kernel asks whether the client's machine is there.
-const PROBE_AFTER: Duration = Duration::from_secs(60);
-/// How often it asks then.
-const PROBE_EVERY: Duration = Duration::from_secs(10);
-/// How often it asks in vain.
+/// How long a gateway that closes a connection waits for the rest of a handshake or a head, or for its client to go.
+pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+/// How long a connection is silent before the client's machine is asked whether it is there.
+pub(super) const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// How long the answer may take; the kernel asks again as often.
+pub(super) const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How often the kernel asks in vain.
 const PROBES: u32 = 3;
 
-/// Serves a connection to its end. hyper drops the handler, and with it all work, when the client goes ([`Socket`]).
-pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, _counted: Counted, shared: Arc<Shared>) {
+/// Serves a connection to its end.
+pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, counted: Counted, shared: Arc<Shared>) {
     let limits = shared.table().config.gateway.limits.clone();
-    let stream = match prepare(socket, &limits) {
-        Ok(stream) => stream,
-        Err(error) => return tracing::debug!(%error, "a connection was lost before it began"),
-    };
     let mut draining = shared.drained();
-    let stream = match &shared.tls {
-        None => Stream::Plain(stream),
-        Some(tls) => {
-            let shaken = Box::pin(shake(stream, peer, tls, limits.handshake_timeout.get(), &shared));
-            let too_late = async {
-                draining.begins().await;
-                tokio::time::sleep(HEAD_IN_DRAIN).await;
-            };
-            tokio::select! {
-                shaken = shaken => match shaken {
-                    Some(stream) => Stream::Tls(Box::new(stream)),
-                    None => return,
-                },
-                () = too_late => return,
-            }
-        }
+    let too_late = async {
+        draining.begins().await;
+        sleep(CLOSE_WITHIN).await;
     };
-    let max_head = limits.header.bytes();
-    let asked = AtomicBool::new(false);
-    let service = service_fn(|request| {
-        asked.store(true, Relaxed);
-        handle(shared.clone(), request)
-    });
-    let mut connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout.get())
-        .max_header_size(max_head)
-        .max_buf_size(max_head.max(8 << 10)) // less hyper does not take
-        .serve_connection(TokioIo::new(Socket::new(stream, limits.write_stall.get())), service);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = draining.begins() => {
-            Pin::new(&mut connection).graceful_shutdown(); // an idle one closes, a busy one after its answer
-            match tokio::time::timeout(HEAD_IN_DRAIN, &mut connection).await {
-                Ok(ended) => ended,
-                Err(_) if asked.load(Relaxed) => (&mut connection).await,
-                Err(_) => return, // to hyper half a head is busy
-            }
-        }
+    let opened = tokio::select! {
+        biased; // mostly its first bytes are there
+        opened = Box::pin(open(socket, peer, &shared, &limits)) => opened,
+        () = too_late => return,
     };
-    let Err(error) = ended else { return };
-    if error.is_parse() {
-        refused(&error, peer, &shared);
-    } else if error.is_timeout() && !connection.into_parts().read_buf.is_empty() {
-        limits::hit(Limit::HeaderTimeout); // with nothing read it was idle
-    }
-    tracing::debug!(%error, "a connection ended early");
-}
-
-/// Takes note of a head that hyper answered with 400 or 431: no request came of it, and nobody else hears of it.
-fn refused(error: &hyper::Error, peer: SocketAddr, shared: &Shared) {
-    static REFUSED: Seldom = Seldom::new();
-    shared.refused_heads.fetch_add(1, Relaxed);
-    if error.is_parse_too_large() {
-        limits::hit(Limit::Header);
-    }
-    if let Some(unsaid) = REFUSED.say() {
-        tracing::warn!(%error, client = %peer.ip(), unsaid, "the head of a request is refused");
+    match opened {
+        Ok(Some((socket, true))) => Box::pin(http2::serve(socket, peer, counted, shared, limits)).await,
+        Ok(Some((socket, false))) => {
+            http1::serve(socket, peer, &shared, limits.header.bytes(), limits.header_timeout.get()).await;
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "a connection was lost before it began"),
     }
 }
 
-fn prepare(socket: TcpStream, limits: &LimitsSpec) -> std::io::Result<tokio::net::TcpStream> {
+/// Comes to terms with the client; yields its socket, and whether it speaks HTTP/2. `None`: it does not speak at all.
+async fn open(
+    socket: TcpStream,
+    peer: SocketAddr,
+    shared: &Shared,
+    limits: &LimitsSpec,
+) -> io::Result<Option<(Socket<Stream>, bool)>> {
+    let stream = prepare(socket, limits)?;
+    let patience = limits.write_stall.get();
+    if let Some(tls) = &shared.tls {
+        let shaken = shake(stream, peer, tls, limits.handshake_timeout.get(), shared).await;
+        return Ok(shaken.map(|stream| {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+            let socket = Socket::new(Stream::Tls(Box::new(stream)), patience);
+            if is_http2 { (socket.of_http2(), true) } else { (socket, false) }
+        }));
+    }
+    let mut socket = Socket::new(Stream::Plain(stream), patience);
+    match timeout(limits.header_timeout.get(), socket.speaks_http2()).await {
+        Ok(Ok(true)) => Ok(Some((socket.of_http2(), true))),
+        Ok(Ok(false)) => Ok(Some((socket, false))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => {
+            if socket.has_ahead() {
+                limits::hit(Limit::HeaderTimeout);
+            }
+            Ok(None)
+        }
+    }
+}
+
+fn prepare(socket: TcpStream, limits: &LimitsSpec) -> io::Result<tokio::net::TcpStream> {
     socket.set_nonblocking(true)?;
     socket.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
     // A client whose machine or network is gone says nothing more; only asking or sending tells.

@@ -28,31 +28,63 @@ pub(super) struct Door {
 /// A client's socket, and where the client is.
 type Accepted = (TcpStream, SocketAddr, Counted);
 
-/// A connection in the counts, until it is dropped.
+/// A connection, or a request, in the counts, until it is dropped.
 pub(super) struct Counted {
+    what: What,
     core: Arc<AtomicUsize>,
     shared: Arc<Shared>,
+}
+
+/// What of a client is counted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// A connection, with its first request.
+    Connection,
+    /// A further request on it at the same time.
+    Request,
+}
+
+impl Counted {
+    fn new(what: What, core: &Arc<AtomicUsize>, shared: &Arc<Shared>) -> Self {
+        core.fetch_add(1, Relaxed);
+        what.count(shared).fetch_add(1, Relaxed);
+        Self { what, core: core.clone(), shared: shared.clone() }
+    }
+
+    /// A further request on the same connection.
+    pub(super) fn another(&self) -> Self {
+        Self::new(What::Request, &self.core, &self.shared)
+    }
+}
+
+impl What {
+    fn count(self, shared: &Shared) -> &AtomicUsize {
+        match self {
+            What::Connection => &shared.connections,
+            What::Request => &shared.further_requests,
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
         self.core.fetch_sub(1, Relaxed);
-        self.shared.connections.fetch_sub(1, Relaxed);
-        self.shared.closed.send_replace(());
+        self.what.count(&self.shared).fetch_sub(1, Relaxed);
+        if self.what == What::Connection {
+            self.shared.closed.send_replace(());
+        }
     }
 }
 
 impl Door {
-    /// Connections that this core has.
+    /// Connections and further requests that this core has.
     pub(super) fn open(&self) -> usize {
         self.open.load(Relaxed)
     }
 
     /// Gives it another. It counts from now on, not from when the core gets to it: more may come before that.
     pub(super) fn hand(&self, socket: TcpStream, peer: SocketAddr, shared: &Arc<Shared>) {
-        self.open.fetch_add(1, Relaxed);
-        shared.connections.fetch_add(1, Relaxed);
-        let counted = Counted { core: self.open.clone(), shared: shared.clone() };
+        let counted = Counted::new(What::Connection, &self.open, shared);
         let _ = self.sockets.send(Some((socket, peer, counted))); // a core that has ended takes none: the socket closes
     }
 }

@@ -6,10 +6,14 @@ mod connection;
 mod core;
 mod files;
 mod handshake;
+mod http1;
+mod http2;
 mod levels;
 mod listen;
 mod ops;
+mod paced;
 mod pages;
+mod places;
 mod socket;
 mod stream;
 
@@ -77,7 +81,7 @@ impl Gateway {
         let mut registry = Registry::default();
         let world = World::default();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
-        let shared = Shared::new(Arc::new(table), instance, tls);
+        let shared = Shared::new(Arc::new(table), instance, tls, files::connections());
         let keys = shared.keys.open(spec.auth.as_ref()).await.map_err(StartError::Keys)?;
         shared.keys.install(keys);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
@@ -89,7 +93,7 @@ impl Gateway {
                  the gateway ends TLS is that as it should be"
             );
         }
-        tokio::spawn(accept::accept(listen, cores.doors(), files::connections(), shared.clone()));
+        tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
         let mut task = Task { shared: shared.clone(), registry, world };
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();

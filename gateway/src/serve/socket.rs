@@ -2,12 +2,14 @@
 //!
 //! hyper reads nothing while it holds bytes of the next request, and asks an answer's body for nothing while it cannot
 //! write. A request would go on for a client that is not there, or does not listen. So the socket looks for itself: it
-//! reads ahead until it sees the end of the stream, and gives a write only so long.
+//! reads ahead until it sees the end of the stream, and gives a write only so long. HTTP/2 reads all the time, and needs
+//! only the latter.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +21,9 @@ use crate::limits::{self, Limit};
 /// How much is read ahead of hyper. The end behind more than that is seen when hyper has come to it. Unit: bytes.
 const AHEAD: usize = 16 << 10;
 
+/// How a client of HTTP/2 begins (RFC 9113, 3.4).
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
 /// The stream of one client.
 pub(super) struct Socket<S> {
     stream: S,
@@ -26,6 +31,8 @@ pub(super) struct Socket<S> {
     ahead: BytesMut,
     /// Since the last look hyper has asked for bytes and there were none: it sees the end itself.
     awaited: bool,
+    /// Whether it looks for itself.
+    looks: bool,
     /// How long the client may take nothing.
     patience: Duration,
     /// Runs while it does not.
@@ -35,32 +42,65 @@ pub(super) struct Socket<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Cut when the client takes nothing for as long as `patience`.
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, ahead: BytesMut::new(), awaited: false, patience, stalled: None }
+        Self { stream, ahead: BytesMut::new(), awaited: false, looks: true, patience, stalled: None }
+    }
+
+    /// One that HTTP/2 reads.
+    pub(super) fn of_http2(self) -> Self {
+        Self { looks: false, ..self }
+    }
+
+    /// Whether the client begins as HTTP/2 does; hyper gets those bytes too.
+    pub(super) async fn speaks_http2(&mut self) -> io::Result<bool> {
+        poll_fn(|cx| {
+            loop {
+                let known = self.ahead.len().min(PREFACE.len());
+                if self.ahead[..known] != PREFACE[..known] {
+                    return Poll::Ready(Ok(false));
+                }
+                if known == PREFACE.len() {
+                    return Poll::Ready(Ok(true));
+                }
+                if ready!(self.read_ahead(cx))? == 0 {
+                    return Poll::Ready(Ok(false)); // hyper sees the end too
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether there is anything that hyper has not taken.
+    pub(super) fn has_ahead(&self) -> bool {
+        !self.ahead.is_empty()
+    }
+
+    /// Reads some bytes ahead of hyper; 0 at the end of the stream.
+    fn read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; 2048];
+        let room = bytes.len().min(AHEAD - self.ahead.len());
+        let mut read = ReadBuf::new(&mut bytes[..room]);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+        self.ahead.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     /// Looks whether the client is still there, and has the task woken when it leaves.
     fn look(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        if mem::take(&mut self.awaited) {
+        if mem::take(&mut self.awaited) || !self.looks {
             return Ok(());
         }
-        let mut bytes = [0; 1024];
         while self.ahead.len() < AHEAD {
-            let room = bytes.len().min(AHEAD - self.ahead.len());
-            let mut read = ReadBuf::new(&mut bytes[..room]);
-            if Pin::new(&mut self.stream).poll_read(cx, &mut read)?.is_pending() {
-                break;
+            match self.read_ahead(cx)? {
+                Poll::Pending => break,
+                Poll::Ready(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has left")),
+                Poll::Ready(_) => cx.waker().wake_by_ref(), // hyper may have asked for them before
             }
-            if read.filled().is_empty() {
-                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client has left"));
-            }
-            self.ahead.extend_from_slice(read.filled());
-            cx.waker().wake_by_ref(); // hyper may have asked for them before
         }
         Ok(())
     }
 
-    /// What came of a write; one that waits too long is an error.
-    fn written(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    /// What came of a write or a flush; one that waits too long is an error.
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if written.is_ready() {
             self.stalled = None;
             return written;
@@ -84,6 +124,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         }
         let most = buf.remaining().min(self.ahead.len());
         buf.put_slice(&self.ahead.split_to(most));
+        if self.ahead.is_empty() {
+            self.ahead = BytesMut::new(); // its memory is not needed any more
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -110,7 +153,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     /// hyper ends each of its turns with a flush, whether it has written or not: the moment to look.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.look(cx)?;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            return flushed; // as it always is without TLS: what was written is the kernel's
+        }
+        self.written(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -24,8 +24,10 @@ use self::pair::{MAX_FILE, Pair};
 use crate::follow::FollowedPair;
 use crate::shared::Reloaded;
 
-/// What clients may speak.
-const ALPN: [&[u8]; 1] = [b"http/1.1"];
+/// What clients may speak; who speaks both gets the first.
+const ALPN: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
+/// HTTP/2, as it is called there.
+pub(crate) const HTTP_2: &[u8] = b"h2";
 
 /// What clients are served by.
 pub(crate) struct Tls {
