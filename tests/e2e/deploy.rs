@@ -218,7 +218,9 @@ fn the_gateways_of_kustomize_find_their_replicas() {
     let base = objects("base");
     let (config, _) = configured(&base);
     let dns: tutti_api::Address = config.pools[0].endpoints[0].dns.as_deref().unwrap().parse().unwrap();
-    let service: Service = object(&base, "Service", dns.name().unwrap());
+    let [name, domain] = dns.name().unwrap().split_once('.').map(<[&str; 2]>::from).unwrap();
+    assert_eq!(domain, "tutti.svc.cluster.local.", "no search domain has a say");
+    let service: Service = object(&base, "Service", name);
     let service = service.spec.unwrap();
     assert_eq!(service.cluster_ip.as_deref(), Some("None"), "its Pods' own addresses are wanted");
     assert_eq!(service.ports.unwrap()[0].port, i32::from(dns.port()));

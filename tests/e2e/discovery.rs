@@ -210,6 +210,25 @@ fn a_list_that_is_not_right_is_told_by_check_too() {
 }
 
 #[test]
+fn other_name_servers_are_asked_once_the_configuration_names_them() {
+    let (_replicas, port) = replicas(&["127.0.0.1", "127.0.0.2"], &quick());
+    let (one, other) = (Dns::start(), Dns::start());
+    one.set_addresses("gpus.test", &["127.0.0.1"]);
+    other.set_addresses("gpus.test", &["127.0.0.2"]);
+    let endpoints = format!("{{ dns: \"gpus.test:{port}\" }}");
+    let tutti = Tutti::start(&yaml(&one, &endpoints));
+    has(&tutti, &["127.0.0.1"], port);
+    tutti.write_config(&yaml(&other, &endpoints));
+    has(&tutti, &["127.0.0.2"], port);
+    // The first one that cannot tell is not the last that is asked.
+    one.set("gpus.test", Says::Fails);
+    other.set_addresses("gpus.test", &["127.0.0.1", "127.0.0.2"]);
+    let both = yaml(&one, &endpoints).replace("\"]", &format!("\", \"{}\"]", other.address()));
+    tutti.write_config(&both);
+    has(&tutti, &["127.0.0.1", "127.0.0.2"], port);
+}
+
+#[test]
 fn localhost_and_addresses_are_asked_of_nobody() {
     let replica = simulator();
     let port = replica.addr().port();

@@ -41,19 +41,18 @@ pub(super) fn candidates(name: &str, search: &[String], ndots: usize) -> Vec<Str
 }
 
 /// Asks for one name after the other until one has addresses. Where none has, a failure is said before a name that has
-/// none: it might have had some. One that fails and had addresses the last time (`last`) is not passed over: another of
-/// this name, further down the search list, is somebody else.
+/// none: it might have had some. What is not passed over is the name that had addresses the last time (`last`), whatever
+/// becomes of it: the one that another search domain has, further down the list, is somebody else's.
 pub(super) async fn resolve(names: Vec<String>, last: Option<&str>, dns: &impl Dns) -> Answer {
     let mut nothing = None;
     let mut failed = None;
     for name in names {
         let (v4, v6) = tokio::join!(dns.ask(&name, Family::V4), dns.ask(&name, Family::V6));
         let answer = Answer { name, v4, v6 };
-        if answer.has_addresses() {
+        if answer.has_addresses() || last == Some(&answer.name) {
             return answer;
         }
         match answer.failure() {
-            Some(_) if last == Some(&answer.name) => return answer,
             Some(_) => _ = failed.get_or_insert(answer),
             None => _ = nothing.insert(answer),
         }
@@ -126,6 +125,7 @@ mod tests {
     #[tokio::test]
     async fn who_answered_the_last_time_is_not_passed_over() {
         assert_eq!(asked(&["fails.", "v6."], Some("fails.")).await.failure(), Some("fails."));
-        assert_eq!(asked(&["none.", "v6."], Some("none.")).await.name, "v6.", "that it is gone is an answer");
+        assert_eq!(asked(&["none.", "v6."], Some("none.")).await.name, "none.", "that it is gone is an answer");
+        assert_eq!(asked(&["v6.a.", "v6.b."], Some("v6.b.")).await.name, "v6.a.", "it is not asked for first, though");
     }
 }
