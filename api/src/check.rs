@@ -247,7 +247,9 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
     report.positive(&field(&timeouts, "connect"), spec.timeouts.connect);
     report.positive(&field(&timeouts, "firstByte"), spec.timeouts.first_byte);
     report.positive(&field(&timeouts, "idle"), spec.timeouts.idle);
-    report.positive(&field(&field(here, "health"), "baseEjectionTime"), spec.health.base_ejection_time);
+    let health = field(here, "health");
+    report.positive(&field(&health, "baseEjectionTime"), spec.health.base_ejection_time);
+    report.positive(&field(&field(&health, "probe"), "timeout"), spec.health.probe.timeout);
 }
 
 fn model(spec: &ModelSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {

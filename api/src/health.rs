@@ -22,6 +22,21 @@ pub struct HealthSpec {
     /// A replica that is back gets one request at a time until one is answered; within this time it gets its other
     /// slots back, while others are well.
     pub slow_start: HumanDuration,
+    /// A question of the gateway's own: can it still generate?
+    pub probe: ProbeSpec,
+}
+
+/// A request for one token, where a replica has been silent: an Ollama can hang while its lists are as green as ever. It
+/// takes a slot as any request, and is left out where none is free. Only a model that the replica holds in memory is
+/// asked (Ollama's `/api/ps`), with the context length that it is loaded with, so that nothing is loaded for it; a model
+/// for which clients set further options that make Ollama load it anew is not. Never where a pool has one replica.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProbeSpec {
+    /// How long a replica that has requests, or is ejected, may answer nothing before it is asked; `0s`: for ever.
+    pub interval: HumanDuration,
+    /// How long the token may take; then the replica is ejected until one comes, or it answers anything else.
+    pub timeout: HumanDuration,
 }
 
 impl Default for HealthSpec {
@@ -31,6 +46,13 @@ impl Default for HealthSpec {
             base_ejection_time: HumanDuration::from_secs(1),
             max_ejection_percent: Share::percent(50.0),
             slow_start: HumanDuration::from_secs(10),
+            probe: ProbeSpec::default(),
         }
+    }
+}
+
+impl Default for ProbeSpec {
+    fn default() -> Self {
+        Self { interval: HumanDuration::from_secs(60), timeout: HumanDuration::from_secs(60) }
     }
 }

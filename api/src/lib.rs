@@ -28,7 +28,7 @@ pub use engine_name::{EngineName, InvalidName, canonical};
 pub use gateway::{
     AdminSpec, Auth, GatewaySpec, LimitsSpec, LogSpec, LoggedRequests, NoAuth, PeerSpec, PeerTlsSpec, TlsSpec,
 };
-pub use health::HealthSpec;
+pub use health::{HealthSpec, ProbeSpec};
 pub use keys::{KeySpec, KeyState, KeysFile, Priority};
 pub use load::{MAX_KEYS_TEXT, load, load_keys, search_path};
 #[cfg(feature = "kube")]

@@ -30,7 +30,12 @@ pools:
     queue: { size: 1024, wait: 30s }
     timeouts: { connect: 2s, firstByte: 10m, idle: 2m }
     retries: { max: 1, budget: 20% }
-    health: { consecutiveFailures: 3, baseEjectionTime: 1s, maxEjectionPercent: 50%, slowStart: 10s }
+    health:
+      consecutiveFailures: 3
+      baseEjectionTime: 1s
+      maxEjectionPercent: 50%
+      slowStart: 10s
+      probe: { interval: 1m, timeout: 1m }
     runner: { numCtx: 8192 }
     keepAlive: 1h
   - name: vllm

@@ -106,6 +106,7 @@ fn told(held: &HeldStatus, now: i64) -> String {
         Some(Cause::Busy) => "it answers that it is busy (503)",
         Some(Cause::Closed) => "it closes before its answer is whole",
         Some(Cause::Silent) => "it is silent for too long",
+        Some(Cause::Probe) => "it gives no token when it is asked for one",
         Some(Cause::Error) => "it answers with errors (5xx), as where a model does not load",
         Some(Cause::Missing) => "it does not find the model (404)",
         None => "",

@@ -129,6 +129,21 @@ impl Settlement {
     /// The replica has begun to answer with a success.
     pub(crate) fn begins_well(&mut self) {
         self.good = true;
+        self.hear();
+    }
+
+    /// The replica's answer goes on.
+    pub(crate) fn hear(&self) {
+        if let Some(permit) = &self.permit {
+            permit.hear();
+        }
+    }
+
+    /// What is sent makes the replica load the model anew, and the gateway cannot ask for the same.
+    pub(crate) fn set_strange(&self) {
+        if let Some(permit) = &self.permit {
+            permit.set_strange();
+        }
     }
 
     /// The tokens so far.

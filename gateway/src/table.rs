@@ -10,6 +10,7 @@ use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 use crate::classify::{Api, Pins};
 use crate::discovery::{self, Found, Located, Origin};
 use crate::errors::{Code, Failure};
+use crate::health::Probing;
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Target};
@@ -171,6 +172,8 @@ pub struct Pool {
     pub retries: u32,
     /// The share of a retry that each request brings, from 0 to 1.
     pub retry_budget: f64,
+    /// When its replicas are asked for a token, if ever.
+    pub(crate) probing: Option<Probing>,
 }
 
 impl Pool {
@@ -334,6 +337,7 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
         idle: spec.timeouts.idle.get(),
         retries: spec.retries.max,
         retry_budget: spec.retries.budget.fraction(),
+        probing: Probing::of(&spec.health.probe),
     }))
 }
 

@@ -100,6 +100,21 @@ impl Pins {
         self.options.iter().map(|pin| (pin.name, &*pin.json))
     }
 
+    /// Whether a client's `options` say something that makes Ollama load a model anew, is not pinned, and is not shown of
+    /// a model that is loaded (as `num_ctx` is).
+    pub(super) fn leave_strange(&self, options: &[u8]) -> bool {
+        const UNSEEN: [&[u8]; 5] = [b"num_batch", b"num_gpu", b"main_gpu", b"use_mmap", b"num_thread"];
+        let mut strange = false;
+        // It is well formed: the body around it was read already. What is no object has no members.
+        let _ = json::members(options, |member| {
+            let raw = &options[member.key];
+            let key = if raw.contains(&b'\\') { json::unescape(raw) } else { None };
+            let key = key.as_deref().map_or(raw, str::as_bytes);
+            strange |= UNSEEN.contains(&key) && !self.options.iter().any(|pin| pin.name.as_bytes() == key);
+        });
+        strange
+    }
+
     /// The pinned `keep_alive` in JSON.
     pub fn keep_alive(&self) -> Option<&str> {
         self.keep_alive.as_ref().map(|pin| &*pin.json)

@@ -62,6 +62,12 @@ impl Reading {
         Ok(Rewrite { edits, adjusted })
     }
 
+    /// Whether an Ollama loads the model anew for this body with options that nobody can see afterwards.
+    pub fn is_strange(&self, body: &[u8], pins: &Pins) -> bool {
+        let options = self.options.as_ref().filter(|_| self.facts.api.takes_options());
+        options.is_some_and(|options| pins.leave_strange(&body[options.value.clone()]))
+    }
+
     /// Ollama reads `max_tokens` alone. OpenAI calls that deprecated: the newer name goes before it.
     fn max_tokens(&self, body: &Bytes, newer: &Member, wanted: &Wanted<'_>, edits: &mut Edits) -> Result<(), Failure> {
         if self.facts.api != Api::OpenAiChat || wanted.engine != Engine::Ollama || newer.kind == Kind::Null {
@@ -105,6 +111,28 @@ mod tests {
         let reading = read(api, named.map(str::to_owned), &body)?;
         let edits = reading.rewrite(&body, &wanted(model))?.edits;
         Ok(String::from_utf8(edits.apply(&body).concat()).unwrap())
+    }
+
+    #[test]
+    fn options_that_nobody_sees_afterwards_are_strange() {
+        let runner = RunnerSpec { num_thread: Some(2), ..RunnerSpec::default() };
+        let pins = Pins::of(&PoolSpec { runner: Some(runner), ..PoolSpec::default() });
+        for (api, options, free, pinned) in [
+            (Api::OllamaChat, r#"{"num_ctx":8192,"stop":["\n","num_batch"]}"#, false, false),
+            (Api::OllamaChat, r#"{"num_thread":4}"#, true, false),
+            (Api::OllamaChat, r#"{"num_thread":4,"num_batch":1}"#, true, true),
+            (Api::OllamaChat, r#"{"num\u005fbatch":1}"#, true, true),
+            (Api::OpenAiChat, r#"{"num_batch":1}"#, false, false),
+            (Api::OllamaEmbed, "null", false, false),
+        ] {
+            let body = Bytes::from(format!(r#"{{"model":"m","options":{options}}}"#));
+            let reading = read(api, None, &body).unwrap();
+            assert_eq!(
+                (reading.is_strange(&body, &NONE), reading.is_strange(&body, &pins)),
+                (free, pinned),
+                "{options}"
+            );
+        }
     }
 
     #[test]

@@ -180,6 +180,7 @@ impl Streaming {
                 Err((good, broken)) => self.broken(good, broken, cause, settlement.as_deref_mut()),
             };
             if let Some(settlement) = settlement.as_deref_mut() {
+                settlement.hear();
                 settlement.counted(self.passing.usage());
                 if self.ended || self.passing.is_done() {
                     settlement.stream_done();

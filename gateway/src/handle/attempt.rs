@@ -100,6 +100,9 @@ impl Attempt<'_> {
         if may_retry {
             route.pool.owner.retries.deposit();
         }
+        if route.pool.probing.is_some() && self.reading.is_strange(self.body, &route.pool.pins) {
+            settlement.set_strange();
+        }
         let send = Line::send(&replica, request, route.pool.connect);
         let sent = tokio::time::timeout(route.pool.first_byte, send).await;
         match sent {

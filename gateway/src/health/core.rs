@@ -53,6 +53,8 @@ pub(crate) enum Event {
     Failed(SlotId, Cause, Instant),
     /// One was answered whole.
     Answered(SlotId, Instant),
+    /// A replica gave no token to a probe; the next one's outcome is known after that time.
+    Unanswered(ReplicaId, Duration),
     /// Time has passed.
     Tick,
 }
@@ -169,6 +171,13 @@ impl Core {
             Event::Answered(slot, sent) => {
                 let policy = self.policy;
                 self.change(slot, true, true, |trust| trust.answered(sent, &policy, now), now, actions);
+            }
+            Event::Unanswered(replica, at_least) => {
+                if self.slots_on(replica).next().is_some() {
+                    let trust = self.trust(replica).silent_to_a_probe(at_least, &self.policy, now);
+                    self.replicas.insert(replica, trust);
+                    self.enforce(self.models_on(replica), now, actions);
+                }
             }
             Event::Tick => {
                 let policy = self.policy;

@@ -6,6 +6,7 @@
 //! `/api/version`).
 
 pub(crate) mod core;
+mod probe;
 mod told;
 mod trust;
 
@@ -18,7 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 use tutti_api::HealthSpec;
 
-use self::core::{Action, Core, Event, Member, Policy, Subject};
+use self::core::{Action, Core, Event, Held, Member, Policy, Subject};
+pub(crate) use self::probe::{Outcome, Probing, watch};
 pub use self::told::{HeldState, HeldStatus};
 pub use self::trust::Cause;
 use crate::fetch;
@@ -53,6 +55,7 @@ pub(crate) struct Health {
     /// The control thread's: where replicas are tried again.
     runtime: Handle,
     ejections: [AtomicU64; Cause::ALL.len()],
+    probes: [AtomicU64; Outcome::ALL.len()],
 }
 
 #[derive(Debug)]
@@ -71,6 +74,7 @@ impl Health {
             wake: Arc::default(),
             runtime: Handle::current(),
             ejections: Default::default(),
+            probes: Default::default(),
         }
     }
 
@@ -82,6 +86,21 @@ impl Health {
     /// How often replicas or models on them were ejected, by the cause.
     pub(crate) fn ejections(&self) -> impl Iterator<Item = (Cause, u64)> {
         Cause::ALL.into_iter().map(|cause| (cause, self.ejections[cause as usize].load(Relaxed)))
+    }
+
+    /// Whether a whole replica is ejected, or would be if others were well.
+    fn is_ejected(&self, replica: &Replica) -> bool {
+        matches!(self.lock().core.held(Subject::Replica(replica.id)), Some(Held::Ejected { .. }))
+    }
+
+    /// Counts a probe.
+    fn probed(&self, outcome: Outcome) {
+        self.probes[outcome as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How many probes there were, by what came of them.
+    pub(crate) fn probes(&self) -> impl Iterator<Item = (Outcome, u64)> {
+        Outcome::ALL.into_iter().map(|outcome| (outcome, self.probes[outcome as usize].load(Relaxed)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

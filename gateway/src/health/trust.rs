@@ -19,6 +19,8 @@ pub enum Cause {
     Closed,
     /// It was silent for too long, before its answer or within it.
     Silent,
+    /// It gave no token when the gateway asked for one.
+    Probe,
     /// It answered for a model with a 5xx other than 503, or broke off with an error: a load that failed, mostly.
     Error,
     /// It did not find a model that it said it has.
@@ -27,7 +29,8 @@ pub enum Cause {
 
 impl Cause {
     /// All of them.
-    pub(crate) const ALL: [Cause; 5] = [Cause::Busy, Cause::Closed, Cause::Silent, Cause::Error, Cause::Missing];
+    pub(crate) const ALL: [Cause; 6] =
+        [Cause::Busy, Cause::Closed, Cause::Silent, Cause::Probe, Cause::Error, Cause::Missing];
 
     /// As metrics and programs read it.
     pub fn name(self) -> &'static str {
@@ -35,9 +38,15 @@ impl Cause {
             Cause::Busy => "busy",
             Cause::Closed => "closed",
             Cause::Silent => "silent",
+            Cause::Probe => "probe",
             Cause::Error => "error",
             Cause::Missing => "missing",
         }
+    }
+
+    /// Whether it was silence, which ends with any answer.
+    fn is_silence(self) -> bool {
+        matches!(self, Cause::Silent | Cause::Probe)
     }
 
     /// Whether it says something of the model that was asked for alone.
@@ -96,13 +105,25 @@ impl Trust {
         self
     }
 
+    /// After a probe that brought nothing: it is ejected at once, and at least until the next one's outcome is known.
+    pub(crate) fn silent_to_a_probe(mut self, at_least: Duration, policy: &Policy, now: Instant) -> Self {
+        let longest = LONGEST.max(policy.ejection);
+        self.back_off = (self.back_off * 2).clamp(policy.ejection, longest);
+        self.failures = self.failures.saturating_add(1);
+        let since = self.ejection().map_or(now, |ejection| ejection.since);
+        let until = now + self.back_off.max(at_least);
+        self.phase = Phase::Ejected(Ejection { cause: Cause::Probe, since, until });
+        self.ejected_at = Some(since);
+        self
+    }
+
     /// After an exchange that was sent then and answered whole.
     pub(crate) fn answered(mut self, sent: Instant, policy: &Policy, now: Instant) -> Self {
-        // What was sent before its ejection says nothing of it since; but who is silent answers nothing at all.
-        let stale = self.ejected_at.is_some_and(|at| sent < at);
-        let silent = matches!(self.phase, Phase::Ejected(Ejection { cause: Cause::Silent, .. }));
-        if stale && !silent && self.is_blamed() {
-            return self;
+        // What was sent before its ejection says nothing of it since; but who is silent answers nothing at all, and who
+        // answers after all was only slow.
+        if self.ejected_at.is_some_and(|at| sent < at) && self.is_blamed() {
+            let slow = self.ejection().is_some_and(|ejection| ejection.cause.is_silence());
+            return if slow { Self { ejected_at: self.ejected_at, ..Self::default() } } else { self };
         }
         self.failures = 0;
         self.phase = match self.phase {

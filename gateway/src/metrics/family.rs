@@ -85,7 +85,7 @@ metrics! {
     REACHABLE Gauge "tutti_replica_reachable" "" ["pool" "replica"]
         "1 where the replica could be reached the last time";
     EJECTIONS Counter "tutti_ejections" "" ["pool" "cause"]
-        "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503), closed, silent (for too long), error (another 5xx, as of a model that does not load), missing (404)";
+        "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503), closed, silent (for too long), probe (no token for the gateway's own request), error (another 5xx, as of a model that does not load), missing (404)";
     DISCOVERED Gauge "tutti_discovery_endpoints" "" ["kind" "name"]
         "Addresses of a name (kind dns) or replicas in a file (kind file) that are known. Of a name that a url holds: where its one replica may be reached";
     DISCOVERY_FAILING Gauge "tutti_discovery_failing" "" ["kind" "name"]
@@ -94,6 +94,8 @@ metrics! {
         "How often that happened";
     DISCOVERY_AT Gauge "tutti_discovery_last_success_timestamp_seconds" "seconds" ["kind" "name"]
         "When the name was last answered for, or the file last taken up, in Unix time; 0 before the first time";
+    PROBES Counter "tutti_probes" "" ["pool" "outcome"]
+        "Requests of the gateway's own for one token of a replica that was silent. outcome: answered, silent, failed, skipped (nothing to ask for is in its memory, or no slot is free)";
     CONNECTIONS Gauge "tutti_connections" "" []
         "Connections of clients that are open";
     HEADS_REFUSED Counter "tutti_heads_refused" "" []

@@ -154,6 +154,12 @@ fn replicas(table: &Table, page: &mut Page) {
             family.value([&*pool.name, cause.name()], count);
         }
     }
+    let mut family = page.family(&f::PROBES);
+    for pool in &table.pools {
+        for (outcome, count) in pool.owner.health.probes() {
+            family.value([&*pool.name, outcome.name()], count);
+        }
+    }
 }
 
 fn discovery(discovery: &Discovery, page: &mut Page) {

@@ -5,7 +5,9 @@
 
 pub mod core;
 mod owner;
+mod slots;
 mod word;
 
-pub use owner::{Owner, Permit, Place, Slots, Target, Verdict};
+pub use owner::{Owner, Permit, Place, Verdict};
+pub use slots::{Slots, Target};
 pub use word::View;

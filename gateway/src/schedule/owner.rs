@@ -1,144 +1,20 @@
 //! The one task a pool that owns its queue, and the way of a request through it.
 
-use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::core::{Action, Arrival, Event, Scheduler, SlotId, TargetId, WaiterId};
-use super::word::{Busy, Rank, View, Word};
+use super::core::{Action, Arrival, Event, Scheduler, SlotId, WaiterId};
+use super::slots::{Slots, Target};
+use super::word::Busy;
 use crate::errors::Code;
-use crate::health::core::{Event as HealthEvent, Force};
+use crate::health::core::Event as HealthEvent;
 use crate::health::{self, Cause, Health};
 use crate::replica::Replica;
 use crate::retry::RetryBudget;
-
-/// The slots of one runner on one replica. Survives every swap of the table.
-#[derive(Debug)]
-pub struct Slots {
-    id: SlotId,
-    word: Word,
-    /// How many there are, and how many of them may be in use, if not all.
-    limits: Mutex<(u16, Option<u16>)>,
-    /// Something is held against them or their replica that an answer would change.
-    blamed: AtomicBool,
-    /// The canonical engine name that they are for.
-    pub name: Box<str>,
-    /// Where they are.
-    pub replica: Arc<Replica>,
-}
-
-impl Slots {
-    /// New slots, all free.
-    pub fn new(replica: Arc<Replica>, name: &str, generation: u32, limit: u16) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        Arc::new(Self {
-            id: NEXT.fetch_add(1, Relaxed),
-            word: Word::new(generation, limit),
-            limits: Mutex::new((limit, None)),
-            blamed: AtomicBool::new(false),
-            name: name.into(),
-            replica,
-        })
-    }
-
-    /// Their number: other slots never get it.
-    pub fn id(&self) -> SlotId {
-        self.id
-    }
-
-    /// How they stand.
-    pub fn view(&self) -> View {
-        self.word.view()
-    }
-
-    /// From now on only choices made from this table's generation take slots.
-    pub fn set_table(&self, generation: u32, limit: u16) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.0 = limit;
-        self.word.set_table(generation, limits.1.map_or(limit, |most| most.min(limit)));
-    }
-
-    /// From now on this holds; the pool's owner must hear of it.
-    pub(crate) fn set_force(&self, force: Force) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.1 = force.cap;
-        self.word.set_limit(force.cap.map_or(limits.0, |most| most.min(limits.0)));
-        self.word.set_trust(force.suspect, force.kept);
-        self.blamed.store(force.blamed, Relaxed);
-    }
-}
-
-/// Slots that are equally good for a request: the same runner on every replica of a pool that has it.
-#[derive(Debug)]
-pub struct Target {
-    id: TargetId,
-    slots: Vec<Arc<Slots>>,
-    ids: Arc<[SlotId]>,
-}
-
-impl Target {
-    /// A target of these slots.
-    pub fn new(slots: Vec<Arc<Slots>>) -> Arc<Self> {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let ids = slots.iter().map(|slots| slots.id).collect();
-        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), slots, ids })
-    }
-
-    /// Its number: another target never gets it.
-    pub fn id(&self) -> TargetId {
-        self.id
-    }
-
-    /// Its slots.
-    pub fn slots(&self) -> &[Arc<Slots>] {
-        &self.slots
-    }
-
-    /// Those of its slots that are on this replica.
-    fn on(&self, replica: &Replica) -> Option<SlotId> {
-        self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
-    }
-
-    /// The fast path: the best of the open slots. `exclude` are those that have just failed this request.
-    fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
-        let (later, first) = self.slots.split_at(turn() % self.slots.len().max(1));
-        let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id)).enumerate();
-        let all_suspect = allowed().all(|(_, slots)| slots.view().suspect);
-        for _ in 0..=self.slots.len() {
-            let mut best: Option<(Rank, &Arc<Slots>)> = None;
-            for (at, slots) in allowed() {
-                let view = slots.view();
-                if view.closed {
-                    return Err(Busy::Full); // others wait: nobody passes them
-                }
-                let rank = view.rank(at == 0, all_suspect);
-                if let Some(rank) = rank.filter(|rank| best.is_none_or(|(other, _)| *rank < other)) {
-                    best = Some((rank, slots));
-                }
-            }
-            let Some((_, slots)) = best else { return Err(Busy::Full) };
-            match slots.word.take(generation) {
-                Ok(()) => return Ok(slots.clone()),
-                Err(Busy::Stale) => return Err(Busy::Stale),
-                Err(Busy::Full) => {} // somebody was faster: look again
-            }
-        }
-        Err(Busy::Full)
-    }
-}
-
-/// Where the search among slots begins: another number each time. Each core counts for itself, from one of its own.
-fn turn() -> usize {
-    static CORES: AtomicUsize = AtomicUsize::new(0);
-    thread_local! {
-        static TURN: Cell<usize> = Cell::new(CORES.fetch_add(1, Relaxed));
-    }
-    TURN.replace(TURN.get().wrapping_add(1))
-}
 
 /// What came of asking for a slot.
 #[derive(Debug)]
@@ -164,16 +40,26 @@ impl Permit {
         &self.slots.replica
     }
 
+    /// An answer begins, or goes on.
+    pub(crate) fn hear(&self) {
+        self.slots.hear();
+    }
+
+    /// What is sent has options that make the replica load the model anew, beyond those that a probe can have too.
+    pub(crate) fn set_strange(&self) {
+        self.slots.set_strange();
+    }
+
     /// What was sent then in this slot was answered whole.
     pub(crate) fn answered(&self, sent: Instant) {
-        if self.slots.blamed.load(Relaxed) {
-            health::hear(&self.owner, HealthEvent::Answered(self.slots.id, sent));
+        if self.slots.is_blamed() {
+            health::hear(&self.owner, HealthEvent::Answered(self.slots.id(), sent));
         }
     }
 
     /// It failed.
     pub(crate) fn failed(&self, cause: Cause, sent: Instant) {
-        health::hear(&self.owner, HealthEvent::Failed(self.slots.id, cause, sent));
+        health::hear(&self.owner, HealthEvent::Failed(self.slots.id(), cause, sent));
     }
 
     /// It could not be sent: no connection came about.
@@ -185,7 +71,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if self.slots.word.release() {
-            self.owner.send(Message::Changed(self.slots.id));
+            self.owner.send(Message::Changed(self.slots.id()));
         }
     }
 }
@@ -216,6 +102,12 @@ enum Message {
         owner: Arc<Owner>,
     },
     Depart(WaiterId),
+    /// Somebody wants a slot that nobody else could have now.
+    Spare {
+        slots: Arc<Slots>,
+        reply: oneshot::Sender<Option<Permit>>,
+        owner: Arc<Owner>,
+    },
     /// A slot's word changed behind the closed gate.
     Changed(SlotId),
     Table {
@@ -299,11 +191,18 @@ impl Owner {
         verdict
     }
 
+    /// A slot of these, if one is free now; nobody who waits could have had it.
+    pub(crate) async fn spare(self: &Arc<Self>, slots: &Arc<Slots>) -> Option<Permit> {
+        let (reply, permit) = oneshot::channel();
+        self.send(Message::Spare { slots: slots.clone(), reply, owner: self.clone() });
+        permit.await.ok().flatten()
+    }
+
     /// Slots have become, or are no longer, suspect, or are more or fewer.
     pub fn changed(&self, slots: &Slots) {
         // A gate that is closed later is closed before the slot is looked at.
         if slots.view().closed {
-            self.send(Message::Changed(slots.id));
+            self.send(Message::Changed(slots.id()));
         }
     }
 
@@ -353,20 +252,25 @@ impl Task {
                 self.replies.remove(&waiter);
                 self.on(Event::Depart(waiter));
             }
+            Some(Message::Spare { slots, reply, owner }) => {
+                let permit = slots.word.take_spare(slots.all()).then(|| Permit { slots: slots.clone(), owner });
+                self.take(Some(Message::Changed(slots.id())));
+                let _ = reply.send(permit);
+            }
             Some(Message::Changed(slot)) => {
                 if let Some(view) = self.slots.get(&slot).map(|slots| slots.view()) {
                     self.on(Event::Slot(slot, view));
                 }
             }
             Some(Message::Arrive { waiter, target, until, exclude, reply, owner }) => {
-                self.slots.extend(target.slots.iter().map(|slots| (slots.id, slots.clone())));
+                self.slots.extend(target.slots().iter().map(|slots| (slots.id(), slots.clone())));
                 self.replies.insert(waiter, (reply, owner));
                 let slots = target.ids.clone();
-                self.on(Event::Arrive(Arrival { waiter, target: target.id, slots, until, exclude }));
+                self.on(Event::Arrive(Arrival { waiter, target: target.id(), slots, until, exclude }));
             }
             Some(Message::Table { live, bound, done }) => {
                 self.core.set_bound(bound);
-                self.on(Event::Table(live.iter().map(|target| target.id).collect()));
+                self.on(Event::Table(live.iter().map(|target| target.id()).collect()));
                 // The number of slots may have changed.
                 for slot in self.slots.keys().copied().collect::<Vec<_>>() {
                     self.take(Some(Message::Changed(slot)));

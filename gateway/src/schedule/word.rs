@@ -94,6 +94,13 @@ impl Word {
         }
     }
 
+    /// Takes a slot if fewer than `most` are in use, under whatever table. For the owner: behind a gate that is closed
+    /// nobody else takes any.
+    pub(super) fn take_spare(&self, most: u16) -> bool {
+        let more = |word| (Self::read(word).in_flight < most).then_some(word + ONE);
+        self.0.fetch_update(AcqRel, Acquire, more).is_ok()
+    }
+
     /// The owner's way, behind the gate that it closed.
     pub(super) fn take_behind_gate(&self) {
         self.0.fetch_add(ONE, AcqRel);
@@ -154,6 +161,15 @@ mod tests {
         assert!(!word.release());
         assert_eq!(word.take(8), Ok(()));
         assert_eq!(word.view(), View { closed: false, suspect: true, kept: true, in_flight: 1, limit: 1 });
+    }
+
+    #[test]
+    fn a_spare_slot_is_one_that_is_there() {
+        let word = Word::new(1, 1);
+        word.close();
+        assert!(word.take_spare(2), "there are two, though only one may be used just now");
+        assert!(word.take_spare(2) && !word.take_spare(2));
+        assert_eq!(word.view().in_flight, 2);
     }
 
     #[test]

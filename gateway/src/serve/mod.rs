@@ -26,6 +26,7 @@ use ::http::HeaderValue;
 use tutti_api::Config;
 
 use crate::control::{Control, Task};
+use crate::health;
 use crate::registry::Registry;
 use crate::shared::Shared;
 use crate::status::Status;
@@ -97,6 +98,7 @@ impl Gateway {
         let mut task = Task { shared: shared.clone(), registry, world };
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
+        tokio::spawn(health::watch(shared.clone()));
         let addresses = (listen::address(&ops)?, listen::address(&admin)?);
         ops::start(ops, Port::Ops, shared.clone());
         let admin_pages = Admin { token, control: control.clone(), levels: options.levels };

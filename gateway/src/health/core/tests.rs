@@ -8,6 +8,8 @@ use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
 const LIMIT: u16 = 8;
+/// The longest ejection, for a replica that is not probed again so soon.
+const LONGEST_PROBE: Duration = Duration::from_secs(120);
 
 /// Models by their replicas: slot `10 * model + replica` is the model's on the replica.
 const MODELS: [&[ReplicaId]; 4] = [&[0, 1, 2, 3], &[0, 1, 2], &[2, 3], &[1]];
@@ -63,7 +65,7 @@ impl World {
                 Action::Ejected(subject, ejection) => {
                     assert!(self.ejected.insert(subject), "ejected twice");
                     let length = ejection.until - ejection.since;
-                    assert!((SECOND..=60 * SECOND).contains(&length));
+                    assert!(ejection.until <= self.now + LONGEST_PROBE && length >= SECOND);
                     self.lengths.insert(subject, length);
                 }
                 Action::Returned(subject) => assert!(self.ejected.remove(&subject), "returned, and was not ejected"),
@@ -124,6 +126,7 @@ impl World {
 enum Step {
     Fail(usize, usize, usize, u64),
     Answer(usize, usize, u64),
+    Unanswered(ReplicaId, u64),
     Unreachable(ReplicaId),
     Reached(ReplicaId),
     Pass(u64),
@@ -136,6 +139,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0..4usize, any::<usize>(), 0..causes, 0..3000u64)
             .prop_map(|(model, at, cause, ago)| Step::Fail(model, at, cause, ago)),
         3 => (0..4usize, any::<usize>(), 0..3000u64).prop_map(|(model, at, ago)| Step::Answer(model, at, ago)),
+        1 => (0..4u64, 0..120u64).prop_map(|(replica, seconds)| Step::Unanswered(replica, seconds)),
         1 => (0..4u64).prop_map(Step::Unreachable),
         2 => (0..4u64).prop_map(Step::Reached),
         3 => (0..5000u64).prop_map(Step::Pass),
@@ -160,6 +164,9 @@ proptest! {
                     let sent = ago(&world, millis);
                     world.on(Event::Answered(slot(model, on(model, at)), sent));
                 }
+                Step::Unanswered(replica, seconds) => {
+                    world.on(Event::Unanswered(replica, Duration::from_secs(seconds)));
+                }
                 Step::Unreachable(replica) => world.on(Event::Unreachable(replica)),
                 Step::Reached(replica) => {
                     world.recovering.remove(&replica);
@@ -173,7 +180,7 @@ proptest! {
             world.recovering.remove(&replica);
             world.on(Event::Reached(replica));
         }
-        world.pass(61 * SECOND);
+        world.pass(LONGEST_PROBE);
         for (model, on) in MODELS.iter().enumerate() {
             on.iter().for_each(|replica| world.answer(model, *replica));
         }
@@ -304,6 +311,30 @@ fn what_was_sent_before_an_ejection_changes_nothing_of_it() {
     }
     world.on(Event::Answered(slot(0, 1), sent));
     assert_eq!(world.suspects(0), [0; 0], "it is silent no more");
+}
+
+#[test]
+fn one_that_gives_a_probe_no_token_is_ejected_until_it_answers_anything() {
+    let mut world = World::new(policy());
+    let sent = world.now;
+    world.now += SECOND;
+    world.on(Event::Unanswered(0, 5 * SECOND));
+    assert_eq!((world.suspects(0), world.suspects(1)), (vec![0], vec![0]), "once is enough");
+    for _ in 0..10 {
+        world.pass(4 * SECOND);
+        assert_eq!(world.suspects(0), [0], "until the next probe is over");
+        world.on(Event::Unanswered(0, 5 * SECOND));
+    }
+    world.on(Event::Answered(slot(0, 0), sent));
+    assert_eq!(world.force(0, 0), Force::default(), "it was only slow");
+
+    world.on(Event::Unanswered(0, 5 * SECOND));
+    world.pass(4 * SECOND);
+    world.answer(0, 0); // the next probe
+    assert_eq!((world.suspects(0).len(), world.force(0, 0).cap), (0, Some(1)), "it comes back bit by bit");
+    world.on(Event::Unanswered(1, 5 * SECOND));
+    world.pass(6 * SECOND);
+    assert_eq!(world.suspects(0), [0; 0], "nobody could probe it: requests do");
 }
 
 #[test]
