@@ -16,6 +16,7 @@ gateway:
   allowedHosts: [localhost, gateway.bank.example]
   tls: { cert: /etc/tutti/tls.crt, key: /etc/tutti/tls.key }
   limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki, bodyPause: 30s, writeStall: 2m }
+  log: { requests: errors }
   drain: 30s
 pools:
   - name: qwen

@@ -32,6 +32,8 @@ pub(crate) fn start() {
     };
     let start = filter.to_string();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Else it complains of a full disk on standard error, by a macro that panics where that is on the disk.
+    let subscriber = subscriber.log_internal_errors(false);
     // Two formats are two types, so all of this stands here twice. Where a subscriber is set already, its owner wants it.
     macro_rules! install {
         ($subscriber:expr) => {{

@@ -305,3 +305,30 @@ fn a_filter_that_is_none_at_the_start_is_said() {
     let tutti = Tutti::start_with(&["gateway", "--config", "tutti.yaml"], &yaml, &[("TUTTI_LOG", "verbose")]);
     tutti.wait_said("TUTTI_LOG is no filter, so info is in force: \"verbose\" is no level");
 }
+
+/// An address that is free now.
+fn free() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("its address").to_string()
+}
+
+#[test]
+fn a_gateway_whose_logs_cannot_be_written_serves_all_the_same() {
+    let replica = simulator();
+    let [listen, ops, admin] = [(); 3].map(|()| free());
+    let gateway = format!("gateway: {{ listen: \"{listen}\", ops: \"{ops}\", admin: {{ listen: \"{admin}\" }} }}\n");
+    let mut tutti = Tutti::spawn_unheard(&format!("{gateway}{}", pool(&[replica.url()], "expose: all")));
+    let mut client = eventually("it serves", || Client::connect(&listen).ok());
+    assert_eq!(client.ask("POST", "/api/chat", &[], &chat("m", false)).status, 200);
+    let _ = Client::connect(&listen).and_then(|mut client| client.send_raw(b"no HTTP\r\n\r\n")); // is said, in vain
+    replica.kill();
+    assert_eq!(client.ask("POST", "/api/chat", &[], &chat("m", false)).status, 503, "is said, too");
+    let dropped = || {
+        let page = Client::connect(&ops).expect("the ops port").ask("GET", "/metrics", &[], "").text();
+        let line = page.lines().find_map(|line| line.strip_prefix("tutti_log_lines_dropped_total "));
+        line.and_then(|count| count.parse::<f64>().ok())
+    };
+    eventually("both lines are missed", || (dropped()? >= 2.0).then_some(()));
+    tutti.signal(rustix::process::Signal::TERM);
+    assert_eq!(tutti.wait_ended(), Some(0));
+}

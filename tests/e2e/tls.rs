@@ -87,7 +87,7 @@ fn a_changed_certificate_is_taken_up_and_a_broken_one_is_not() {
     let (replica, files) = (simulator(), Files::of(&a));
     let tutti = Tutti::start(&yaml(&files, "", &replica.url()));
     assert!(is_served(&tutti, &a));
-    let expires = tutti.metric("tutti_tls_certificate_expiry_seconds", &[]);
+    let expires = tutti.metric("tutti_tls_certificate_expiry_timestamp_seconds", &[]);
     let status = || {
         let (admin, token) = (tutti.admin(), tutti.token_file());
         run(&["status", "--admin", &admin, "--token-file", &token.display().to_string()], &[]).stdout
@@ -119,7 +119,7 @@ fn a_changed_certificate_is_taken_up_and_a_broken_one_is_not() {
     files.write(&c.cert, &c.key);
     eventually("the good one", || is_served(&tutti, &c).then_some(()));
     assert_eq!(tutti.metric("tutti_tls_last_reload_successful", &[]), 1.0);
-    assert!(tutti.metric("tutti_tls_certificate_expiry_seconds", &[]) >= expires);
+    assert!(tutti.metric("tutti_tls_certificate_expiry_timestamp_seconds", &[]) >= expires);
 }
 
 #[test]

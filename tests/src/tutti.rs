@@ -118,6 +118,21 @@ impl Tutti {
         Self::running(&mut command, folder)
     }
 
+    /// `tutti gateway` with this configuration, whose logs cannot be written, as on a full disk: so nobody hears when
+    /// and where it serves.
+    ///
+    /// # Panics
+    /// Where the process cannot be started.
+    pub fn spawn_unheard(yaml: &str) -> Self {
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        let full = || fs::File::create("/dev/full").unwrap_or_else(|error| panic!("no /dev/full: {error}"));
+        fs::write(folder.path().join("tutti.yaml"), yaml).unwrap_or_else(|error| panic!("cannot write: {error}"));
+        let mut command = command(&folder);
+        command.args(["gateway", "--config", "tutti.yaml"]).stdin(Stdio::null()).stdout(full()).stderr(full());
+        let child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
+        Self { child, folder, said: Arc::default(), logged: Arc::default() }
+    }
+
     /// What a command runs, wherever that finds its configuration.
     ///
     /// # Panics

@@ -102,7 +102,7 @@ metrics! {
         "Heads of requests that were no HTTP or longer than gateway.limits.header; no request, so neither in the log nor in tutti_requests";
     HANDSHAKES_FAILED Counter "tutti_tls_handshakes_failed" "" []
         "TLS handshakes of clients that came to nothing";
-    CERTIFICATE_EXPIRY Gauge "tutti_tls_certificate_expiry_seconds" "seconds" []
+    CERTIFICATE_EXPIRY Gauge "tutti_tls_certificate_expiry_timestamp_seconds" "seconds" []
         "When the first certificate of the chain in force expires, in Unix time; absent without TLS";
     CERTIFICATE_OK Gauge "tutti_tls_last_reload_successful" "" []
         "1 where the last change of the certificate's files was taken up; absent without TLS";
