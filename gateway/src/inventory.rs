@@ -132,7 +132,7 @@ fn models(body: &[u8]) -> Option<Vec<Available>> {
         });
         let entry = json!({
             "name": name, "model": name, "modified_at": created, "size": 0, "digest": NO_DIGEST,
-            "details": details, "owned_by": model["owned_by"],
+            "details": details, answers::OWNED_BY: model["owned_by"],
         });
         Some(Available { name, entry })
     };

@@ -23,6 +23,9 @@ use crate::keys::Key;
 use crate::shared::Shared;
 use crate::table::{Route, Table};
 
+/// Of a model's entry, where its replica speaks OpenAI's API.
+pub(crate) const OWNED_BY: &str = "owned_by";
+
 /// Says which gateway this is.
 pub(crate) const INSTANCE: HeaderName = HeaderName::from_static("x-tutti-instance");
 
@@ -143,6 +146,9 @@ fn tag(route: &Route) -> Value {
         })
     });
     name(&mut entry, &route.served.model);
+    if let Some(entry) = entry.as_object_mut() {
+        entry.remove(OWNED_BY); // the other API's word
+    }
     entry
 }
 
@@ -172,7 +178,10 @@ fn name(entry: &mut Value, model: &str) {
 
 fn openai(route: &Route, name: &str) -> Value {
     let modified = route.entry.as_ref().and_then(|entry| unix(&entry["modified_at"])).unwrap_or(0);
-    json!({ "id": name, "object": "model", "created": modified, "owned_by": if name.contains('/') { name.split('/').next() } else { Some("library") } })
+    // What a server of this API says itself; else as Ollama has it, by the name.
+    let said = route.entry.as_ref().and_then(|entry| entry[OWNED_BY].as_str());
+    let by_name = name.split_once('/').map_or("library", |(owner, _)| owner);
+    json!({ "id": name, "object": "model", "created": modified, "owned_by": said.unwrap_or(by_name) })
 }
 
 /// A time that Ollama wrote. Unit: seconds since 1970.

@@ -11,7 +11,7 @@ use super::{Printer, ollama, openai, quirks, vectors};
 use crate::adjusted::Adjusted;
 use crate::classify::{Api, Dialect, Pins};
 use crate::errors::{Code, Failure};
-use crate::json::Node;
+use crate::json::{Node, Writer};
 
 /// A request that was read in its client's words, to be printed in its replicas'.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Crossing<'a> {
     pub(crate) adjusted: Adjusted,
     request: Request<'a>,
     wishes: Wishes,
+    /// The body's length. Unit: bytes.
+    size: usize,
 }
 
 /// The API by which replicas of an engine are asked for what a client asks by this one, where that is another.
@@ -43,7 +45,8 @@ pub(crate) fn other_api(api: Api, engine: Engine, native: bool) -> Option<Api> {
 pub(crate) fn weight(body: &[u8]) -> usize {
     let objects = memchr::memchr_iter(b'{', body).count();
     let values = memchr::memchr_iter(b',', body).count() + memchr::memchr_iter(b'[', body).count();
-    body.len() + objects * size_of::<Message<'_>>() + values * size_of::<Part<'_>>()
+    // Lists grow by doubling.
+    body.len() + 2 * (objects * size_of::<Message<'_>>() + values * size_of::<Part<'_>>())
 }
 
 impl<'a> Crossing<'a> {
@@ -52,6 +55,7 @@ impl<'a> Crossing<'a> {
     /// # Errors
     /// A field that means nothing, or has no counterpart in the other API.
     pub(crate) fn read(from: Api, to: Api, body: &'a [u8]) -> Result<Self, Failure> {
+        let size = body.len();
         let body = Node::object(body)
             .map_err(|malformed| Failure::new(Code::InvalidBody, format!("the body is no JSON object: {malformed}")))?;
         let (mut wishes, mut adjusted) = (Wishes::default(), Adjusted::default());
@@ -78,7 +82,7 @@ impl<'a> Crossing<'a> {
             }
             (request, _) => request,
         };
-        Ok(Self { from, to, adjusted, request, wishes })
+        Ok(Self { from, to, adjusted, request, wishes, size })
     }
 
     /// The body for a replica that knows the model by this name and whose pool pins this; and what was adjusted.
@@ -91,14 +95,15 @@ impl<'a> Crossing<'a> {
     }
 
     fn body(&self, model: &str, pins: &Pins) -> Vec<u8> {
+        let out = Writer::with_capacity(self.size + self.size / 8 + 256);
         match (&self.request, self.to.dialect()) {
-            (Request::Chat(chat), Dialect::Ollama) => ollama::write_chat(chat, model, pins),
-            (Request::Prompt(prompt), Dialect::Ollama) => ollama::write_generate(prompt, model, pins),
-            (Request::Embed(embed), Dialect::Ollama) => ollama::write_embed(embed, model, pins),
+            (Request::Chat(chat), Dialect::Ollama) => ollama::write_chat(chat, model, pins, out),
+            (Request::Prompt(prompt), Dialect::Ollama) => ollama::write_generate(prompt, model, pins, out),
+            (Request::Embed(embed), Dialect::Ollama) => ollama::write_embed(embed, model, pins, out),
             // Nothing is written in Anthropic's words: see `other_api`.
-            (Request::Chat(chat), _) => openai::write_chat(chat, model),
-            (Request::Prompt(prompt), _) => openai::write_completion(prompt, model),
-            (Request::Embed(embed), _) => openai::write_embed(embed, model),
+            (Request::Chat(chat), _) => openai::write_chat(chat, model, out),
+            (Request::Prompt(prompt), _) => openai::write_completion(prompt, model, out),
+            (Request::Embed(embed), _) => openai::write_embed(embed, model, out),
         }
     }
 

@@ -11,7 +11,7 @@ use super::request::*;
 use super::{ollama, openai};
 use crate::adjusted::Adjusted;
 use crate::classify::Pins;
-use crate::json::Node;
+use crate::json::{Node, Writer};
 
 /// Texts with all that JSON escapes.
 fn text() -> impl Strategy<Value = String> {
@@ -119,9 +119,9 @@ proptest! {
     #[test]
     fn a_conversation_survives_either_api(chat in chat()) {
         let mut adjusted = Adjusted::default();
-        let printed = ollama::write_chat(&chat, "m", &Pins::default());
+        let printed = ollama::write_chat(&chat, "m", &Pins::default(), Writer::default());
         prop_assert_eq!(&ollama::read_chat(node(&printed), &mut adjusted).unwrap(), &chat);
-        let printed = openai::write_chat(&chat, "m");
+        let printed = openai::write_chat(&chat, "m", Writer::default());
         let mut wishes = Wishes::default();
         let read = openai::read_chat(node(&printed), &mut wishes, &mut adjusted).unwrap();
         prop_assert_eq!(read, Chat { manner: without_on(chat.manner.clone()), ..chat.clone() });
@@ -132,12 +132,12 @@ proptest! {
     #[test]
     fn a_prompt_survives_either_api(prompt in prompt()) {
         let mut adjusted = Adjusted::default();
-        let printed = ollama::write_generate(&prompt, "m", &Pins::default());
+        let printed = ollama::write_generate(&prompt, "m", &Pins::default(), Writer::default());
         prop_assert_eq!(&ollama::read_generate(node(&printed), &mut adjusted).unwrap(), &prompt);
         // What OpenAI's completions have no word for is never printed for them.
         let manner = Manner { format: None, think: None, ..prompt.manner };
         let prompt = Prompt { system: None, images: Vec::new(), manner, ..prompt };
-        let printed = openai::write_completion(&prompt, "m");
+        let printed = openai::write_completion(&prompt, "m", Writer::default());
         let read = openai::read_completion(node(&printed), &mut Wishes::default(), &mut adjusted).unwrap();
         prop_assert_eq!(read, prompt);
     }
@@ -146,9 +146,9 @@ proptest! {
     fn texts_to_embed_survive_either_api(inputs in vec(cow(), 1..4), dimensions in prop::option::of(1..4096u32)) {
         let embed = Embed { inputs, dimensions };
         let mut adjusted = Adjusted::default();
-        let printed = ollama::write_embed(&embed, "m", &Pins::default());
+        let printed = ollama::write_embed(&embed, "m", &Pins::default(), Writer::default());
         prop_assert_eq!(&ollama::read_embed(node(&printed), &mut adjusted).unwrap(), &embed);
-        let printed = openai::write_embed(&embed, "m");
+        let printed = openai::write_embed(&embed, "m", Writer::default());
         prop_assert_eq!(&openai::read_embed(node(&printed), &mut adjusted).unwrap(), &embed);
     }
 
@@ -348,7 +348,7 @@ fn tool_results_find_their_calls() {
         { "role": "tool", "tool_name": "f", "content": "of the last f" },
     ]);
     let (chat, _) = ollamas(&with("messages", said)).unwrap();
-    let printed: Value = serde_json::from_slice(&openai::write_chat(&chat, "m")).unwrap();
+    let printed: Value = serde_json::from_slice(&openai::write_chat(&chat, "m", Writer::default())).unwrap();
     let ids = |at: usize| {
         let calls = printed["messages"][at]["tool_calls"].as_array().unwrap();
         calls.iter().map(|call| call["id"].as_str().unwrap()).collect::<Vec<_>>()
@@ -361,7 +361,8 @@ fn tool_results_find_their_calls() {
 
     // And back: the results name their tools.
     let (chat, _) = openais(&printed).unwrap();
-    let printed: Value = serde_json::from_slice(&ollama::write_chat(&chat, "m", &Pins::default())).unwrap();
+    let printed: Value =
+        serde_json::from_slice(&ollama::write_chat(&chat, "m", &Pins::default(), Writer::default())).unwrap();
     let named: Vec<&str> =
         [2, 3, 4, 6].iter().map(|at| printed["messages"][*at]["tool_name"].as_str().unwrap()).collect();
     assert_eq!(named, ["g", "f", "f", "f"]);

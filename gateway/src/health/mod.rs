@@ -23,10 +23,10 @@ use self::core::{Action, Core, Event, Held, Member, Policy, Subject};
 pub(crate) use self::probe::{Outcome, Probing, watch};
 pub use self::told::{HeldState, HeldStatus};
 pub use self::trust::Cause;
-use crate::fetch;
 use crate::replica::Replica;
 use crate::schedule::core::SlotId;
 use crate::schedule::{Owner, Slots};
+use crate::{fetch, inventory};
 
 /// First pause before a replica that could not be reached is tried again; doubled each time.
 const FIRST: Duration = Duration::from_millis(50);
@@ -228,7 +228,7 @@ async fn recover(owner: Arc<Owner>, id: u64, replica: Weak<Replica>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(replica) = replica.upgrade() else { break };
-        if fetch::get(&replica, "/api/version", TRY).await.is_ok() {
+        if fetch::get(&replica, inventory::sign_of_life(replica.engine), TRY).await.is_ok() {
             tracing::info!(pool = &*replica.pool, replica = &*replica.url, "replica is back");
             break;
         }

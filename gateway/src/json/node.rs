@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Kind, Malformed, Scan, members, unescape};
+use super::{Kind, Malformed, members};
 
 /// A value where it stands in a text that has been found well formed. Nothing is copied but strings with escapes.
 #[derive(Clone, Copy, Debug)]
@@ -43,10 +43,10 @@ impl<'a> Node<'a> {
             return None;
         }
         let raw = &self.text[1..self.text.len() - 1];
-        if !raw.contains('\\') {
+        if memchr::memchr(b'\\', raw.as_bytes()).is_none() {
             return Some(Cow::Borrowed(raw));
         }
-        unescape(raw.as_bytes()).map(Cow::Owned)
+        serde_json::from_str(self.text).ok().map(Cow::Owned)
     }
 
     /// A number as it stands there.
@@ -78,13 +78,7 @@ impl<'a> Node<'a> {
     pub(crate) fn members(self) -> impl Iterator<Item = (Cow<'a, str>, Node<'a>)> {
         let mut inside = Inside::of(self, Kind::Object);
         std::iter::from_fn(move || {
-            let key = inside.next(|scan| scan.key())?;
-            let key = &inside.text[key];
-            let key = if key.contains('\\') {
-                unescape(key.as_bytes()).map_or(Cow::Borrowed("\u{fffd}"), Cow::Owned)
-            } else {
-                Cow::Borrowed(key)
-            };
+            let key = inside.value()?.string().unwrap_or(Cow::Borrowed("\u{fffd}"));
             Some((key, inside.value()?))
         })
     }
@@ -92,10 +86,7 @@ impl<'a> Node<'a> {
     /// An array's elements in order; none for what is no array.
     pub(crate) fn elements(self) -> impl Iterator<Item = Node<'a>> {
         let mut inside = Inside::of(self, Kind::Array);
-        std::iter::from_fn(move || {
-            inside.next(|_| Ok(()))?;
-            inside.value()
-        })
+        std::iter::from_fn(move || inside.value())
     }
 
     /// The member of this name; of several the last, as Go and Python take them.
@@ -104,37 +95,93 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A place in a container.
+/// A place in a container of a text that is well formed, so that nothing is looked at twice.
 struct Inside<'a> {
     text: &'a str,
-    scan: Scan<'a>,
+    at: usize,
     close: u8,
-    first: bool,
 }
 
 impl<'a> Inside<'a> {
     fn of(node: Node<'a>, kind: Kind) -> Self {
         // What is no such container is one without anything in it.
         let text = if node.kind == kind { node.text } else { "[]" };
-        let close = if text.starts_with('{') { b'}' } else { b']' };
-        Self { text, scan: Scan { text: text.as_bytes(), at: 1 }, close, first: true }
+        Self { text, at: 1, close: if text.starts_with('{') { b'}' } else { b']' } }
     }
 
-    /// Goes to the next thing in it and reads its beginning; `None` at the end.
-    fn next<T>(&mut self, begin: impl FnOnce(&mut Scan<'a>) -> Result<T, Malformed>) -> Option<T> {
-        self.scan.space();
-        let more = if std::mem::take(&mut self.first) {
-            self.scan.peek() != Some(self.close)
-        } else {
-            self.scan.comma_or(self.close).ok()?
-        };
-        if more { begin(&mut self.scan).ok() } else { None }
+    fn peek(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.at).copied()
+    }
+
+    /// Goes to the next thing in it; false at the end.
+    fn more(&mut self) -> bool {
+        while self.peek().is_some_and(|byte| matches!(byte, b',' | b':') || byte.is_ascii_whitespace()) {
+            self.at += 1;
+        }
+        self.peek().is_some_and(|byte| byte != self.close)
     }
 
     fn value(&mut self) -> Option<Node<'a>> {
-        let start = self.scan.at;
-        let kind = self.scan.value().ok()?;
-        Some(Node { text: &self.text[start..self.scan.at], kind })
+        if !self.more() {
+            return None;
+        }
+        let start = self.at;
+        let kind = match self.peek()? {
+            b'"' => {
+                self.string();
+                Kind::String
+            }
+            open @ (b'{' | b'[') => {
+                self.container();
+                if open == b'{' { Kind::Object } else { Kind::Array }
+            }
+            first => {
+                let end = |byte: u8| matches!(byte, b',' | b'}' | b']') || byte.is_ascii_whitespace();
+                let rest = &self.text.as_bytes()[self.at..];
+                self.at += rest.iter().position(|byte| end(*byte)).unwrap_or(rest.len());
+                match first {
+                    b't' => Kind::True,
+                    b'f' => Kind::False,
+                    b'n' => Kind::Null,
+                    _ => Kind::Number,
+                }
+            }
+        };
+        Some(Node { text: self.text.get(start..self.at)?, kind })
+    }
+
+    /// Goes behind a string.
+    fn string(&mut self) {
+        self.at += 1;
+        let bytes = self.text.as_bytes();
+        while let Some(found) = bytes.get(self.at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+            self.at += found + 1;
+            if bytes[self.at - 1] == b'"' {
+                return;
+            }
+            self.at += 1; // what is escaped
+        }
+        self.at = bytes.len();
+    }
+
+    /// Goes behind a container and all that is in it.
+    fn container(&mut self) {
+        let mut depth = 0usize;
+        while let Some(byte) = self.peek() {
+            match byte {
+                b'"' => {
+                    self.string();
+                    continue;
+                }
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                _ => {}
+            }
+            self.at += 1;
+            if depth == 0 {
+                return;
+            }
+        }
     }
 }
 

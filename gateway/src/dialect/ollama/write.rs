@@ -7,8 +7,7 @@ use crate::dialect::request::{Chat, Embed, Format, Image, Manner, Message, Part,
 use crate::json::Writer;
 
 /// `/api/chat`
-pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str, pins: &Pins) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str, pins: &Pins, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("messages").open(b'[');
     for message in &chat.messages {
         self::message(message, &mut out);
@@ -27,8 +26,7 @@ pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str, pins: &Pins) -> Vec
 }
 
 /// `/api/generate`
-pub(in crate::dialect) fn generate(prompt: &Prompt<'_>, model: &str, pins: &Pins) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn generate(prompt: &Prompt<'_>, model: &str, pins: &Pins, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("prompt").string(&prompt.prompt);
     if let Some(suffix) = &prompt.suffix {
         out.key("suffix").string(suffix);
@@ -43,8 +41,7 @@ pub(in crate::dialect) fn generate(prompt: &Prompt<'_>, model: &str, pins: &Pins
 }
 
 /// `/api/embed`
-pub(in crate::dialect) fn embed(embed: &Embed<'_>, model: &str, pins: &Pins) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn embed(embed: &Embed<'_>, model: &str, pins: &Pins, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("input").open(b'[');
     for input in &embed.inputs {
         out.string(input);
@@ -100,7 +97,7 @@ fn images<'a>(images: impl Iterator<Item = &'a Image<'a>>, out: &mut Writer) {
     }
     out.key("images").open(b'[');
     for image in images {
-        out.string(&image.base64);
+        out.plain(&[&image.base64]);
     }
     out.close(b']');
 }

@@ -83,19 +83,32 @@ fn content<'a>(value: Node<'a>, adjusted: &mut Adjusted) -> Result<Vec<Part<'a>>
 }
 
 fn part<'a>(node: Node<'a>, adjusted: &mut Adjusted) -> Result<Part<'a>, Failure> {
-    let kind = node.get("type").and_then(Node::string);
+    let (mut kind, mut said, mut shown) = (None, None, None);
+    for (key, value) in object("messages[].content[]", node)? {
+        match &*key {
+            "type" => kind = value.string(),
+            "text" => said = Some(value),
+            "image_url" => shown = Some(value),
+            _ => {}
+        }
+    }
     match kind.as_deref() {
         Some("text") => {
-            let said = node.get("text").ok_or_else(|| wrong("messages[].content[].text", "text"))?;
+            let said = said.ok_or_else(|| wrong("messages[].content[].text", "text"))?;
             Ok(Part::Text(text("messages[].content[].text", said)?))
         }
         Some("image_url") => {
-            let given = node.get("image_url").ok_or_else(|| wrong(IMAGE, "an object with a `url`"))?;
-            let detail = given.get("detail").and_then(Node::string);
-            if detail.is_some_and(|detail| detail != "auto") {
-                adjusted.left_out("messages[].content[].image_url.detail");
+            let mut url = shown.ok_or_else(|| wrong(IMAGE, "an object with a `url`"))?;
+            for (key, value) in url.members() {
+                match &*key {
+                    "url" => url = value,
+                    "detail" if value.string().as_deref() != Some("auto") => {
+                        adjusted.left_out("messages[].content[].image_url.detail");
+                    }
+                    _ => {}
+                }
             }
-            image(if given.kind() == Kind::String { given } else { given.get("url").unwrap_or(given) }).map(Part::Image)
+            image(url).map(Part::Image)
         }
         _ => Err(untranslatable("messages[].content[].type", "can be text or image_url only")),
     }

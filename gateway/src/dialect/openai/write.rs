@@ -4,8 +4,7 @@ use crate::dialect::request::{Chat, Embed, Format, Manner, Message, Part, Prompt
 use crate::json::Writer;
 
 /// `/v1/chat/completions`
-pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("messages").open(b'[');
     for message in &chat.messages {
         self::message(message, &mut out);
@@ -33,8 +32,7 @@ pub(in crate::dialect) fn chat(chat: &Chat<'_>, model: &str) -> Vec<u8> {
 }
 
 /// `/v1/completions`
-pub(in crate::dialect) fn completion(prompt: &Prompt<'_>, model: &str) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn completion(prompt: &Prompt<'_>, model: &str, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("prompt").string(&prompt.prompt);
     if let Some(suffix) = &prompt.suffix {
         out.key("suffix").string(suffix);
@@ -45,8 +43,7 @@ pub(in crate::dialect) fn completion(prompt: &Prompt<'_>, model: &str) -> Vec<u8
 }
 
 /// `/v1/embeddings`
-pub(in crate::dialect) fn embed(embed: &Embed<'_>, model: &str) -> Vec<u8> {
-    let mut out = Writer::default();
+pub(in crate::dialect) fn embed(embed: &Embed<'_>, model: &str, mut out: Writer) -> Vec<u8> {
     out.open(b'{').key("model").string(model).key("input").open(b'[');
     for input in &embed.inputs {
         out.string(input);
@@ -93,8 +90,8 @@ fn part(part: &Part<'_>, out: &mut Writer) {
     match part {
         Part::Text(text) => out.open(b'{').key("type").string("text").key("text").string(text).close(b'}'),
         Part::Image(image) => {
-            let url = format!("data:image/{};base64,{}", image.subtype, image.base64);
-            out.open(b'{').key("type").string("image_url").key("image_url").open(b'{').key("url").string(&url);
+            out.open(b'{').key("type").string("image_url").key("image_url").open(b'{');
+            out.key("url").plain(&["data:image/", image.subtype, ";base64,", &image.base64]);
             out.close(b'}').close(b'}')
         }
     };
