@@ -55,10 +55,16 @@ headers! {
     Out "x-tutti-replica" "8 hex digits" "Which replica answered: tells two apart, and nothing else.";
     Out "x-tutti-queue-ms" "a number" "How long the request waited for a slot. Unit: milliseconds.";
     Out "x-tutti-adjusted" "names of options" "What of the request was changed on its way to the replica.";
-    Out "x-tutti-instance" "16 hex digits" "On `/api/version`: which gateway this is, by which one knows itself.";
+    Out "x-tutti-instance" "16 hex digits" "On `/api/version`, `/v1/models` and a 401: which gateway this is, by which one knows itself.";
     Out "retry-after" "a number" "When to try again. Unit: seconds. The gateway's own, or the replica's.";
     Out "retry-after-ms" "a number" "The same in milliseconds, for OpenAI's clients.";
     Out "x-should-retry" "`true`, `false`" "Whether an error of the gateway's may pass, for OpenAI's clients.";
+    Out "x-ratelimit-limit-requests" "a number" "Of a key with `requestsPerMinute`: that number.";
+    Out "x-ratelimit-remaining-requests" "a number" "How many of them are left now.";
+    Out "x-ratelimit-reset-requests" "a duration as `17ms`, `8.64s`, `6m0s`" "How long until all of them are there again.";
+    Out "x-ratelimit-limit-tokens" "a number" "Of a key with `tokensPerMinute`: that number.";
+    Out "x-ratelimit-remaining-tokens" "a number" "How many of them are left now: requests are charged when they are over.";
+    Out "x-ratelimit-reset-tokens" "a duration as `17ms`, `8.64s`, `6m0s`" "How long until all of them are there again.";
     Out "allow" "methods" "Which methods a path takes, with a 405 and to OPTIONS.";
     Out "www-authenticate" "`Bearer`" "What a 401 wants.";
     Out "access-control-allow-origin" "an origin" "To a page that may ask: it may read the answer.";

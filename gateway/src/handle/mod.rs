@@ -8,6 +8,7 @@ mod show;
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
@@ -46,6 +47,9 @@ pub(crate) async fn handle(
     let is_refused = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    if let Some(key) = settlement.record.caller.as_ref().filter(|_| !is_refused) {
+        key.tell(headers, Instant::now());
+    }
     if is_refused {
         headers.insert(answers::INSTANCE, shared.instance.clone()); // without a key, a gateway knows itself by this
     }
@@ -108,6 +112,7 @@ async fn serve(
         return answers::answer(&ask, shared, settlement.record.caller.as_deref(), LOOK_AGAIN).await;
     };
     settlement.record.api = Some(api);
+    settlement.admit()?;
     let named = named(&head.headers, in_path)?;
 
     let limits = &config.gateway.limits;
