@@ -73,6 +73,7 @@ headers! {
     Out "access-control-expose-headers" "names" "Which headers of the answer a page may read.";
     Out "access-control-max-age" "a number" "How long that holds. Unit: seconds.";
     Out "vary" "`Origin`" "That the answer depends on the page that asks.";
+    Out "connection" "`close`" "Over HTTP/1.1, from a gateway that is about to end: send the next request on another connection.";
     Replica "host" "`HOST:PORT`" "The replica's own, never the client's.";
     Replica "authorization" "`Bearer KEY`" "The key in the endpoint's `apiKeyFile`, never the client's.";
 }
@@ -81,7 +82,7 @@ headers! {
 pub fn reference_markdown() -> String {
     let mut page = String::from(
         "# Headers\n\n\
-         What tutti reads of a request's headers, and what it gives beside those of HTTP itself (`date`, `connection`, and\n\
+         What tutti reads of a request's headers, and what it gives beside those of HTTP itself (`date`, `transfer-encoding`, and\n\
          the like). A replica gets `accept`, `traceparent`, `tracestate` and `x-request-id` of a client's headers and no\n\
          other; a client gets `content-type`, `content-encoding` and `retry-after` of a replica's. This page is generated\n\
          from the table in `gateway/src/headers.rs`.\n",

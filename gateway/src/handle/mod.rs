@@ -7,7 +7,10 @@ mod head;
 mod show;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
@@ -23,9 +26,10 @@ use crate::exchange::ResponseBody;
 use crate::record::Phase;
 use crate::settle::Settlement;
 use crate::shared::Shared;
-use crate::{answers, identify, intake};
+use crate::{answers, ending, identify, intake};
 
-/// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase.
+/// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase. Who
+/// polls it wakes when the gateway is over: then what has not been answered is refused.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
@@ -37,7 +41,14 @@ pub(crate) async fn handle(
     settlement.record.traceparent = request.headers().get(header::TRACEPARENT).cloned();
     let origin = identify::origin(request.uri(), request.headers(), &shared.table().config.gateway.allowed_hosts);
     let served = match &origin {
-        Ok(_) => serve(&shared, request, &mut settlement).await,
+        Ok(_) => {
+            let mut serving = pin!(serve(&shared, request, &mut settlement));
+            poll_fn(|cx| match serving.as_mut().poll(cx) {
+                Poll::Pending if shared.ending.has_reached(ending::Phase::Over) => Poll::Ready(Err(ending::over())),
+                other => other,
+            })
+            .await
+        }
         Err(failure) => Err(failure.clone()),
     };
     let mut response = served.unwrap_or_else(|failure| {
