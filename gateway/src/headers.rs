@@ -38,6 +38,7 @@ headers! {
     In "host" "`HOST` or `HOST:PORT`, once" "Who is asked. Without keys, a name that is neither an address nor local nor in `gateway.allowedHosts` is refused.";
     In "origin" "`SCHEME://HOST:PORT`" "Which page asks. One of another site is refused, unless its host is in `gateway.allowedHosts`.";
     In "x-tutti-model" "a model's name, once" "The model: it goes before the path's and the body's.";
+    In "x-tutti-priority" "`interactive`, `normal` or `bulk`, once" "The class: in a queue a higher one goes first. `normal` where it is absent. Not above the key's `priority`; without keys any.";
     Both "x-request-id" "1 to 128 visible ASCII characters" "The request's name in the log, in the answer, and at the replica. Made where there is none, or another.";
     In "traceparent" "W3C Trace Context" "Sent on to the replica. The trace's id is in the log.";
     In "tracestate" "W3C Trace Context" "Sent on to the replica.";

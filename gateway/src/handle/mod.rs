@@ -18,7 +18,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use self::attempt::{Attempt, LOOK_AGAIN};
-use self::head::{dialect_of, header, named, request_id};
+use self::head::{dialect_of, header, named, priority, request_id};
 use crate::budget::Room;
 use crate::classify::{self, Api, Ask};
 use crate::errors::Failure;
@@ -125,6 +125,7 @@ async fn serve(
     settlement.record.api = Some(api);
     settlement.admit()?;
     let named = named(&head.headers, in_path)?;
+    let asked = priority(&head.headers)?;
 
     let limits = &config.gateway.limits;
     let budget = limits.buffered_bodies.bytes();
@@ -137,9 +138,10 @@ async fn serve(
     let (body, headers) = (&body, &head.headers);
     let caller = settlement.record.caller.clone();
     let caller = caller.as_deref();
+    let class = caller.map_or(asked, |key| key.class(asked));
     let (crossing, failed_at, adjusted) = (None, None, None);
     let mut attempt =
-        Attempt { shared, reading: &reading, body, headers, caller, budget, crossing, failed_at, adjusted };
+        Attempt { shared, reading: &reading, body, headers, caller, class, budget, crossing, failed_at, adjusted };
     if api == Api::OllamaShow {
         return attempt.show(settlement).await;
     }

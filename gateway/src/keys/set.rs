@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use tutti_api::{KeySpec, KeyState, KeysFile, Timestamp};
+use tutti_api::{KeySpec, KeyState, KeysFile, Priority, Timestamp};
 
 use super::limits::{AtOnce, Limits};
 use super::models::Models;
@@ -30,6 +30,7 @@ pub struct Key {
     /// `None`: all.
     models: Option<Models>,
     limits: Limits,
+    priority: Priority,
 }
 
 impl Key {
@@ -41,6 +42,7 @@ impl Key {
             revoked: spec.revoked.is_some(),
             expires: spec.expires,
             models: spec.models.as_deref().map(Models::of),
+            priority: spec.priority,
             limits: Limits::of(spec, before.map(|key| key.limits.used.clone()).unwrap_or_default()),
         }
     }
@@ -61,6 +63,11 @@ impl Key {
     /// Which limit is used up.
     pub(crate) fn admit(&self, now: Instant) -> Result<Option<AtOnce>, Failure> {
         self.limits.admit(now)
+    }
+
+    /// The class of a request that asks for this one.
+    pub fn class(&self, asked: Priority) -> Priority {
+        asked.max(self.priority)
     }
 
     /// Charges what a request of its has cost.
