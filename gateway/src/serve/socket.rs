@@ -33,6 +33,9 @@ pub(super) struct Socket<S> {
     awaited: bool,
     /// Whether it looks for itself.
     looks: bool,
+    /// The last read was from what is ahead, or filled all that hyper had room for: there may be more, and hyper comes for
+    /// it in its next turn.
+    more: bool,
     /// How long the client may take nothing.
     patience: Duration,
     /// Runs while it does not.
@@ -42,7 +45,7 @@ pub(super) struct Socket<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
     /// Cut when the client takes nothing for as long as `patience`.
     pub(super) fn new(stream: S, patience: Duration) -> Self {
-        Self { stream, ahead: BytesMut::new(), awaited: false, looks: true, patience, stalled: None }
+        Self { stream, ahead: BytesMut::new(), awaited: false, looks: true, more: false, patience, stalled: None }
     }
 
     /// One that HTTP/2 reads.
@@ -89,6 +92,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Socket<S> {
         if mem::take(&mut self.awaited) || !self.looks {
             return Ok(());
         }
+        if mem::take(&mut self.more) {
+            cx.waker().wake_by_ref(); // whether it came is seen then
+            return Ok(());
+        }
         while self.ahead.len() < AHEAD {
             match self.read_ahead(cx)? {
                 Poll::Pending => break,
@@ -120,8 +127,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Socket<S> {
         if self.ahead.is_empty() {
             let read = Pin::new(&mut self.stream).poll_read(cx, buf);
             self.awaited = read.is_pending();
+            self.more = read.is_ready() && buf.remaining() == 0;
             return read;
         }
+        self.more = true;
         let most = buf.remaining().min(self.ahead.len());
         buf.put_slice(&self.ahead.split_to(most));
         if self.ahead.is_empty() {
@@ -169,11 +178,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 mod tests {
     use std::convert::Infallible;
     use std::future::{pending, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use bytes::Bytes;
-    use http::Response;
+    use http::{Request, Response};
     use http_body::{Body, Frame};
-    use http_body_util::Empty;
+    use http_body_util::{BodyExt, Empty, Full};
+    use hyper::body::Incoming;
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
@@ -191,6 +203,30 @@ mod tests {
 
     /// A body without an end.
     struct Flood;
+
+    /// A stream that counts how often it is read.
+    struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+    impl AsyncRead for Counted {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            self.1.fetch_add(1, Relaxed);
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Counted {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
 
     impl Body for Flood {
         type Data = Bytes;
@@ -238,6 +274,29 @@ mod tests {
         let mut answers = Vec::new();
         while timeout(2 * SECOND, client.read_buf(&mut answers)).await.is_ok() {}
         assert_eq!(String::from_utf8(answers).unwrap().matches("HTTP/1.1 200 OK").count(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_body_is_read_by_hyper_alone() {
+        const BODY: usize = 512 << 10;
+        let (mut client, server) = duplex(BODY);
+        let reads = Arc::new(AtomicUsize::new(0));
+        let mut stream = Socket::new(Counted(server, reads.clone()), STALLED);
+        let service = service_fn(|request: Request<Incoming>| async move {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(body.len().to_string())))
+        });
+        let head = format!("POST / HTTP/1.1\r\nhost: here\r\ncontent-length: {BODY}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        assert!(!stream.speaks_http2().await.unwrap()); // it has read ahead for that
+        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        client.write_all(&vec![b'x'; BODY]).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(BODY.to_string().as_bytes()) {
+            timeout(SECOND, client.read_buf(&mut answer)).await.unwrap().unwrap();
+        }
+        // hyper's room grows from 8 KiB on.
+        assert!(reads.load(Relaxed) < BODY / (8 << 10), "{} reads", reads.load(Relaxed));
     }
 
     #[tokio::test(start_paused = true)]
