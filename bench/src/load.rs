@@ -55,6 +55,8 @@ pub struct Report<T> {
     pub requests: u64,
     /// Other answers, and connections that broke.
     pub errors: u64,
+    /// How the last of them ended, in words.
+    pub last_error: String,
     /// Requests of an open loop that were due and had no answer when the drain ended.
     pub unanswered: u64,
     /// The measured time.
@@ -83,6 +85,7 @@ impl<T> Report<T> {
 struct Tally {
     requests: Cell<u64>,
     errors: Cell<u64>,
+    last_error: RefCell<String>,
     latency: RefCell<Histogram<u64>>,
     stopping: Cell<bool>,
 }
@@ -108,6 +111,7 @@ async fn measure<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>>
     let tally = Rc::new(Tally {
         requests: Cell::new(0),
         errors: Cell::new(0),
+        last_error: RefCell::default(),
         latency: RefCell::new(histogram()),
         stopping: Cell::new(false),
     });
@@ -142,6 +146,7 @@ async fn measure<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>>
     Ok(Report {
         requests: report_requests,
         errors: tally.errors.get() - errors,
+        last_error: tally.last_error.take(),
         unanswered: unanswered as u64,
         elapsed,
         latency,
@@ -158,6 +163,10 @@ fn histogram() -> Histogram<u64> {
 impl Tally {
     fn record(&self, since: Instant, result: io::Result<u16>) -> bool {
         let ok = matches!(result, Ok(200));
+        if !ok {
+            self.last_error
+                .replace(result.as_ref().map_or_else(ToString::to_string, |status| format!("status {status}")));
+        }
         let counter = if ok { &self.requests } else { &self.errors };
         counter.set(counter.get() + 1);
         let nanos = u64::try_from(since.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -117,7 +117,7 @@ impl<'a> Own<'a> {
             "--tenant",
             "bench",
             "--models",
-            "m",
+            MODEL,
             "--concurrency",
             "100000",
         ]);

@@ -66,7 +66,8 @@ impl Target {
         };
         let report = load::run(&plan, probe).with_context(|| self.name)?;
         let failed = report.errors + report.unanswered;
-        ensure!(failed == 0, "{}: {failed} of {} requests failed", self.name, report.requests);
+        let all = report.requests + failed;
+        ensure!(failed == 0, "{}: {failed} of {all} requests failed, the last with {}", self.name, report.last_error);
         let cpu = report.after.0 - report.before.0;
         Ok(Measured {
             cpu_micros: cpu.as_secs_f64() * 1e6 / report.requests.max(1) as f64,

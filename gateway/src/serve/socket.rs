@@ -279,7 +279,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_long_body_is_read_by_hyper_alone() {
         const BODY: usize = 512 << 10;
-        let (mut client, server) = duplex(BODY);
+        let (mut client, server) = duplex(2 * BODY);
         let reads = Arc::new(AtomicUsize::new(0));
         let mut stream = Socket::new(Counted(server, reads.clone()), STALLED);
         let service = service_fn(|request: Request<Incoming>| async move {
@@ -288,9 +288,9 @@ mod tests {
         });
         let head = format!("POST / HTTP/1.1\r\nhost: here\r\ncontent-length: {BODY}\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&vec![b'x'; BODY]).await.unwrap();
         assert!(!stream.speaks_http2().await.unwrap()); // it has read ahead for that
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-        client.write_all(&vec![b'x'; BODY]).await.unwrap();
         let mut answer = Vec::new();
         while !answer.ends_with(BODY.to_string().as_bytes()) {
             timeout(SECOND, client.read_buf(&mut answer)).await.unwrap().unwrap();
