@@ -40,7 +40,8 @@ pub struct PoolSpec {
     pub health: HealthSpec,
     /// Ollama's options that make it load a model again: a field given is pinned for all, in place of what a client says; a
     /// field absent is the client's. An answer's `x-tutti-adjusted` names what was changed. OpenAI's API has no such
-    /// options: its requests for chats, completions and embeddings then go to the replicas by Ollama's own API.
+    /// options: its requests for chats, completions and embeddings then go to the replicas by Ollama's own API; those of
+    /// `/v1/responses` and `/v1/messages` go as they are, without them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runner: Option<RunnerSpec>,
     /// How long a model stays loaded after its last request: the client's word (`client`), or a duration for all, in place

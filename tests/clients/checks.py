@@ -15,6 +15,12 @@ ANSWER = "高风险"
 # Asked of tutti-story: an answer of hundreds of tokens.
 COUNT = "数到200"
 
+# A thinking model of the rig's: it thinks from 1 to 5, and then says the rest.
+THINKER = "tutti-thinks"
+
+# A model of a replica that is later than the real one, and simulated.
+LATER = "later"
+
 # tutti-tools answers by this shape, and so calls the tool each time.
 TOOL = {
     "type": "function",

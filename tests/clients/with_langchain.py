@@ -2,9 +2,9 @@
 
 import ollama
 import openai
-from checks import ANSWER, BASE, CALL, COMPLAINT, TOOL, check, refused
+from checks import ANSWER, BASE, CALL, COMPLAINT, COUNT, LATER, THINKER, TOOL, check, refused
 from langchain_ollama import ChatOllama, OllamaEmbeddings, OllamaLLM
-from langchain_openai import ChatOpenAI, OpenAIEmbeddings
+from langchain_openai import ChatOpenAI, OpenAI, OpenAIEmbeddings
 
 RISK = {"title": "Risk", "type": "object", "properties": {"high": {"type": "boolean"}}, "required": ["high"]}
 
@@ -28,6 +28,26 @@ def openai_stream():
     chunks = list(by_openai(stream_usage=True).stream(COMPLAINT))
     assert "".join(chunk.content for chunk in chunks) == ANSWER, chunks
     assert sum(chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata) > 0, chunks
+
+
+@check
+def openai_completions():
+    model = OpenAI(base_url=f"{BASE}/v1", api_key="any", model="risk-v1", temperature=0)
+    assert model.invoke(COMPLAINT) == ANSWER
+
+
+@check
+def openai_responses():
+    answer = by_openai(LATER, use_responses_api=True).invoke("hi")
+    assert answer.text.startswith("simulated answer") and answer.usage_metadata["output_tokens"] > 0, answer
+
+
+@check
+def openai_cancel():
+    chunks = by_openai("tutti-story", default_headers={"x-request-id": "openai-cancel"}).stream(COUNT)
+    for _ in range(20):
+        next(chunks)
+    chunks.close()
 
 
 @check
@@ -75,6 +95,25 @@ def ollama_invoke():
 def ollama_stream():
     chunks = list(by_ollama().stream(COMPLAINT))
     assert "".join(chunk.content for chunk in chunks) == ANSWER, chunks
+    assert sum(chunk.usage_metadata["output_tokens"] for chunk in chunks if chunk.usage_metadata) > 0, chunks
+
+
+@check
+def ollama_thinking():
+    answer = by_ollama(THINKER, reasoning=True, num_predict=20).invoke(COUNT)
+    assert answer.additional_kwargs["reasoning_content"].strip() == "2 3 4", answer
+    assert answer.content.startswith("6 7"), answer
+    error = refused(ollama.ResponseError, lambda: by_ollama(reasoning=True).invoke(COUNT))
+    assert error.status_code == 400 and "does not support thinking" in error.error, error
+
+
+@check
+def ollama_cancel():
+    headers = {"headers": {"x-request-id": "ollama-cancel"}, "timeout": 30}
+    chunks = ChatOllama(base_url=BASE, model="tutti-story", client_kwargs=headers).stream(COUNT)
+    for _ in range(20):
+        next(chunks)
+    chunks.close()
 
 
 @check

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { Ollama } from "ollama";
-import { ANSWER, BASE, CALL, COMPLAINT, COUNT, TOOL, check, refused, user } from "./checks.mjs";
+import { ANSWER, BASE, CALL, COMPLAINT, COUNT, THINKER, TOOL, check, refused, user } from "./checks.mjs";
 
 /** A client whose requests the test finds in the gateway's log. */
 function named(name) {
@@ -66,6 +66,24 @@ await check("json_schema", async () => {
   assert.equal(typeof JSON.parse(message.content).high, "boolean");
 });
 
+await check("thinking", async () => {
+  const asked = { model: THINKER, messages: user(COUNT), options: { num_predict: 20 } };
+  const { message } = await client.chat({ ...asked, think: true });
+  assert.deepEqual([message.thinking.trim(), message.content.slice(0, 3)], ["2 3 4", "6 7"]);
+  let thought = "";
+  for await (const part of await client.chat({ ...asked, think: true, stream: true })) {
+    thought += part.message.thinking ?? "";
+  }
+  assert.equal(thought.trim(), "2 3 4");
+  const answer = await client.generate({ model: THINKER, prompt: COUNT, options: asked.options, think: true });
+  assert.deepEqual([answer.thinking.trim(), answer.response.slice(0, 3)], ["2 3 4", "6 7"]);
+  for (const unasked of [{}, { think: false }]) {
+    const { message } = await client.chat({ ...asked, ...unasked });
+    assert(message.thinking === undefined && message.content.startsWith("1 2 3"), JSON.stringify(message));
+  }
+  assert((await client.show({ model: THINKER })).capabilities.includes("thinking"));
+});
+
 await check("models", async () => {
   const names = (await client.list()).models.map((model) => model.model);
   for (const name of ["tutti-story:latest", "tutti-embed:latest", "risk-v1:latest", "risk-v2:latest"]) {
@@ -77,6 +95,13 @@ await check("show", async () => {
   const shown = await client.show({ model: "risk-v1" });
   assert(shown.capabilities.includes("completion"));
   assert.equal(shown.details.family, "qwen2");
+});
+
+await check("resident", async () => {
+  await client.generate({ model: "risk", prompt: COMPLAINT, keep_alive: "1h" });
+  const [loaded] = (await client.ps()).models.filter((model) => model.model === "risk:latest");
+  assert.deepEqual([loaded.context_length, loaded.digest.length], [4096, 64]);
+  assert(loaded.size > 0);
 });
 
 await check("unknown_model", async () => {

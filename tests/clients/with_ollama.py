@@ -3,7 +3,7 @@
 import json
 
 import ollama
-from checks import ANSWER, BASE, CALL, COMPLAINT, COUNT, TOOL, check, refused, user
+from checks import ANSWER, BASE, CALL, COMPLAINT, COUNT, THINKER, TOOL, check, refused, user
 
 
 def named(name):
@@ -67,6 +67,21 @@ def json_schema():
 
 
 @check
+def thinking():
+    short = {"num_predict": 20}
+    message = client.chat(THINKER, user(COUNT), think=True, options=short).message
+    assert (message.thinking.strip(), message.content[:3]) == ("2 3 4", "6 7"), message
+    parts = list(client.chat(THINKER, user(COUNT), think=True, options=short, stream=True))
+    assert "".join(part.message.thinking or "" for part in parts).strip() == "2 3 4", parts
+    answer = client.generate(THINKER, COUNT, think=True, options=short)
+    assert (answer.thinking.strip(), answer.response[:3]) == ("2 3 4", "6 7"), answer
+    for unasked in (None, False):
+        message = client.chat(THINKER, user(COUNT), think=unasked, options=short).message
+        assert message.thinking is None and message.content.startswith("1 2 3"), message
+    assert "thinking" in client.show(THINKER).capabilities
+
+
+@check
 def models():
     names = {model.model for model in client.list().models}
     assert {"tutti-story:latest", "tutti-embed:latest", "risk-v1:latest", "risk-v2:latest"} <= names, names
@@ -76,6 +91,13 @@ def models():
 def show():
     shown = client.show("risk-v1")
     assert "completion" in shown.capabilities and shown.details.family == "qwen2", shown
+
+
+@check
+def resident():
+    client.generate("risk", COMPLAINT, keep_alive="1h")
+    [loaded] = [model for model in client.ps().models if model.model == "risk:latest"]
+    assert loaded.context_length == 4096 and loaded.size > 0 and len(loaded.digest) == 64, loaded
 
 
 @check

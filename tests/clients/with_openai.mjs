@@ -150,7 +150,8 @@ await check("timeout", async () => {
 
 await check("what_cannot_succeed_is_not_tried_again", async () => {
   const error = await refused(() => client.responses.create({ model: "risk-v1", input: "hi" }, named("not-served")));
-  assert.equal(error.headers.get("x-should-retry"), "false");
+  assert(error instanceof OpenAI.NotFoundError, error);
+  assert.deepEqual([error.code, error.headers.get("x-should-retry")], ["api_not_served", "false"]);
 });
 
 await check("what_may_succeed_is_tried_again", async () => {

@@ -153,7 +153,8 @@ def timeout():
 @check
 def what_cannot_succeed_is_not_tried_again():
     ask = {"model": "risk-v1", "input": "hi", "extra_headers": named("not-served")}
-    error = refused(openai.APIStatusError, lambda: client.responses.create(**ask))
+    error = refused(openai.NotFoundError, lambda: client.responses.create(**ask))
+    assert error.code == "api_not_served", error.body
     assert error.response.headers["x-should-retry"] == "false", error.response.headers
 
 

@@ -6,8 +6,9 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 use tutti_rig::{Ollama, OllamaOptions};
+use tutti_simulator::{Config, Running};
 use tutti_tests::scripts::{clean, node, passes, python};
-use tutti_tests::{Tutti, eventually, pool};
+use tutti_tests::{Tutti, eventually, pool, quick, simulator_with};
 
 const COMPLAINT: &str = "你们的系统导致我的资金被冻结了！";
 const ANSWER: &str = "高风险";
@@ -20,10 +21,18 @@ const TOOLS: &str = concat!(
     "<|im_end|>\n{{ end }}<|im_start|>assistant\n",
 );
 
-/// A gateway before a real Ollama, with two models more: one by a name of its own, and one whose replica cannot be reached.
+/// Has Ollama take what the model says from 1 to 5 for thinking. The rig's models do not think; this one counts.
+const THINKS: &str = concat!(
+    "{{ range .Messages }}<|im_start|>{{ .Role }}\n",
+    "{{ if .Thinking }}1{{ .Thinking }}5{{ end }}{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n",
+);
+
+/// A gateway before a real Ollama, with three models more: one by a name of its own, one
+/// of a simulated replica with the APIs of later versions, and one whose replica cannot be reached.
 struct Served {
     tutti: Tutti,
     _ollama: Ollama,
+    _later: Running,
 }
 
 impl Served {
@@ -31,13 +40,21 @@ impl Served {
         let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
         let tools = json!({ "model": "tutti-tools", "from": "tutti-story", "template": TOOLS, "stream": false });
         ollama.post("/api/create", &tools).expect("a model with tools");
+        let thinks = json!({ "model": "tutti-thinks", "from": "tutti-story", "template": THINKS, "stream": false });
+        ollama.post("/api/create", &thinks).expect("a model that thinks");
         let copy = json!({ "source": "risk-v1", "destination": "acme/risk:v2" });
         ollama.post("/api/copy", &copy).expect("a model with a name of three parts");
-        let gone = "  - { name: gone, endpoints: [{ url: \"http://127.0.0.1:1\" }] }\n";
+        let later = simulator_with(Config { later_apis: true, ..quick() });
+        let others = format!(
+            "  - {{ name: gone, endpoints: [{{ url: \"http://127.0.0.1:1\" }}] }}\n  \
+             - {{ name: later, endpoints: [{{ url: \"{}\" }}] }}\n",
+            later.url()
+        );
         let models = "models:\n  - { name: unreachable, revisions: [{ name: v1, pool: gone, upstream: risk-v1 }] }\n  \
-                      - { name: risk, revisions: [{ name: v1, pool: p, upstream: risk-v1 }] }\n";
-        let tutti = Tutti::start(&format!("{}{gone}{models}", pool(&[ollama.url()], "expose: all")));
-        Self { tutti, _ollama: ollama }
+                      - { name: risk, revisions: [{ name: v1, pool: p, upstream: risk-v1 }] }\n  \
+                      - { name: later, revisions: [{ name: v1, pool: later, upstream: m }] }\n";
+        let tutti = Tutti::start(&format!("{}{others}{models}", pool(&[ollama.url()], "expose: all")));
+        Self { tutti, _ollama: ollama, _later: later }
     }
 
     fn url(&self) -> String {
@@ -64,9 +81,8 @@ impl Served {
 
     /// What the scripts of both of OpenAI's packages leave in the log.
     fn logged_openais(&self) {
-        // Left out: that the stream's outcome is `ok`. Now and then it is `cancelled`, where the client closes as soon as
-        // it has read `[DONE]` and the gateway sees that before the end of the replica's body.
-        assert_eq!(self.logged("stream")["status"], 200);
+        let stream = self.logged("stream");
+        assert_eq!((&stream["status"], &stream["outcome"]), (&json!(200), &json!("ok")), "{stream}");
         self.logged_cancel();
         assert_eq!(self.outcomes("timeout", 2), ["cancelled", "cancelled"], "the package's own retry, and no other");
         assert_eq!(self.outcomes("no-replica", 2), ["failed", "failed"], "the package's own retry, and no other");
@@ -81,9 +97,14 @@ impl Served {
     }
 
     fn logged_cancel(&self) {
-        let cancel = self.logged("cancel");
-        // Left out: that its `output_tokens` are those that went out. They are 0.
+        self.logged_cancelled("cancel");
+    }
+
+    fn logged_cancelled(&self, request: &str) {
+        let cancel = self.logged(request);
         assert_eq!((&cancel["outcome"], &cancel["phase"]), (&json!("cancelled"), &json!("answering")), "{cancel}");
+        let tokens = cancel["output_tokens"].as_u64().unwrap_or_default();
+        assert!((10..700).contains(&tokens), "those that went out, and not all of the answer: {cancel}");
     }
 }
 
@@ -106,7 +127,10 @@ const OPENAI: [&str; 16] = [
     "what_may_succeed_is_tried_again",
 ];
 
-const OLLAMA: [&str; 13] = [
+/// Those of `with_openai_and_ollama.py` and `with_openai_and_ollama.mjs`.
+const OPENAI_AND_OLLAMA: [&str; 3] = ["thinking", "responses", "responses_in_a_stream"];
+
+const OLLAMA: [&str; 15] = [
     "chat",
     "chat_in_a_stream",
     "generate",
@@ -114,8 +138,10 @@ const OLLAMA: [&str; 13] = [
     "embed",
     "tools",
     "json_schema",
+    "thinking",
     "models",
     "show",
+    "resident",
     "unknown_model",
     "what_the_model_cannot",
     "management_is_refused",
@@ -127,6 +153,7 @@ fn openai_for_python() {
     let served = Served::start();
     served.passes(python("with_openai.py"), &OPENAI);
     served.logged_openais();
+    served.passes(python("with_openai_and_ollama.py"), &OPENAI_AND_OLLAMA);
 }
 
 #[test]
@@ -135,6 +162,8 @@ fn openai_for_javascript() {
     let (script, _project) = node("with_openai.mjs");
     served.passes(script, &OPENAI);
     served.logged_openais();
+    let (script, _project) = node("with_openai_and_ollama.mjs");
+    served.passes(script, &OPENAI_AND_OLLAMA);
 }
 
 #[test]
@@ -157,6 +186,9 @@ fn langchain_for_python() {
     let checks = [
         "openai_invoke",
         "openai_stream",
+        "openai_completions",
+        "openai_responses",
+        "openai_cancel",
         "openai_batch",
         "openai_tools",
         "openai_structured_output",
@@ -164,13 +196,31 @@ fn langchain_for_python() {
         "openai_unknown_model",
         "ollama_invoke",
         "ollama_stream",
+        "ollama_thinking",
+        "ollama_cancel",
         "ollama_tools",
         "ollama_structured_output",
         "ollama_embeddings",
         "ollama_unknown_model",
         "ollama_validates_its_model",
     ];
-    Served::start().passes(python("with_langchain.py"), &checks);
+    let served = Served::start();
+    served.passes(python("with_langchain.py"), &checks);
+    for request in ["openai-cancel", "ollama-cancel"] {
+        served.logged_cancelled(request);
+    }
+}
+
+#[test]
+fn anthropic_for_python() {
+    let served = Served::start();
+    served.passes(python("with_anthropic.py"), &["messages", "stream", "errors", "what_may_succeed_is_tried_again"]);
+    let stream = served.logged("stream");
+    assert_eq!((&stream["outcome"], &stream["output_tokens"]), (&json!("ok"), &json!(16)), "{stream}");
+    for refused in ["model_not_found", "api_not_served"] {
+        assert_eq!(served.outcomes(refused, 1), ["failed"], "what cannot succeed is not tried again");
+    }
+    assert_eq!(served.outcomes("no-replica", 2), ["failed", "failed"], "the package's own retry, and no other");
 }
 
 /// Runs a command line to its end; yields what it said, errors included, and whether it was content.
@@ -201,6 +251,7 @@ fn the_ollama_command_line() {
     good(&["run", "--verbose", "acme/risk:v2", COMPLAINT], &[ANSWER, "eval count"]);
     good(&["ps"], &["risk:latest", "100% CPU", "4096"]);
     good(&["stop", "risk"], &[]);
+    good(&["run", "--think", "tutti-thinks", "数到20"], &["Thinking...", "2 3 4", "done thinking", "6 7 8"]);
     let (said, ok) = ollama(&["run", "nope", "hi"]);
     assert!(!ok && said.contains("is not for clients"), "it tries to pull what it does not find: {said}");
     for managed in [&["pull", "x"][..], &["rm", "risk-v1"], &["cp", "risk-v1", "y"]] {
@@ -209,16 +260,59 @@ fn the_ollama_command_line() {
     }
 }
 
-#[test]
-fn curl() {
-    let served = Served::start();
-    let curl = |path: &str, arguments: &[&str]| {
-        let url = format!("{}{path}", served.url());
+impl Served {
+    fn curl(&self, path: &str, arguments: &[&str]) -> String {
+        let url = format!("{}{path}", self.url());
         let (said, ok) =
             run(Command::new("curl").args(["--silent", "--show-error", "--max-time", "60"]).args(arguments).arg(url));
         assert!(ok, "{path}: {said}");
         said
+    }
+}
+
+/// What Ollama's and OpenAI's documentation show as commands, on the rig's models.
+#[test]
+fn curl_by_the_documentation() {
+    let served = Served::start();
+    let post = |path: &str, body: Value| -> Value {
+        serde_json::from_str(&served.curl(path, &["--json", &body.to_string()])).expect("JSON")
     };
+    let messages = json!([{ "role": "user", "content": COMPLAINT }]);
+    let shape = json!({ "type": "object", "properties": { "high": { "type": "boolean" } }, "required": ["high"] });
+    let generate = json!({ "model": "risk", "prompt": COMPLAINT, "stream": false });
+    assert_eq!(post("/api/generate", generate.clone())["response"], ANSWER);
+    let mut shaped = generate;
+    shaped["format"] = shape.clone();
+    assert!(post("/api/generate", shaped)["response"].as_str().is_some_and(|text| text.contains("high")));
+    let vectors = post("/api/embed", json!({ "model": "tutti-embed", "input": ["资金", "积分"] }));
+    assert_eq!(vectors["embeddings"].as_array().map(Vec::len), Some(2));
+    let shown = post("/api/show", json!({ "model": "risk" }));
+    assert_eq!(shown["details"]["family"], "qwen2");
+    let response_format = json!({ "type": "json_schema", "json_schema": { "name": "risk", "schema": shape } });
+    let answer = post(
+        "/v1/chat/completions",
+        json!({ "model": "risk", "messages": messages, "response_format": response_format, "max_completion_tokens": 40 }),
+    );
+    assert!(answer["choices"][0]["message"]["content"].as_str().is_some_and(|text| text.contains("high")), "{answer}");
+    let embed = json!({ "model": "tutti-embed", "input": "资金", "encoding_format": "base64" });
+    let answer = post("/v1/embeddings", embed);
+    assert_eq!(answer["data"][0]["embedding"].as_str().map(str::len), Some(344), "64 floats: {answer}");
+    let answer = post("/v1/responses", json!({ "model": "risk", "input": "hi" }));
+    assert_eq!(answer["error"]["code"], "api_not_served", "a real 0.11.4 has none: {answer}");
+    let answer = post("/v1/messages", json!({ "model": "risk", "max_tokens": 9, "messages": messages }));
+    assert_eq!((&answer["type"], &answer["error"]["code"]), (&json!("error"), &json!("api_not_served")));
+    let list = |path: &str, key: &str| -> Value {
+        serde_json::from_str::<Value>(&served.curl(path, &[])).expect("JSON")[key].take()
+    };
+    assert!(list("/api/tags", "models").as_array().is_some_and(|models| models.len() > 6));
+    assert!(list("/v1/models", "data").as_array().is_some_and(|models| models.len() > 6));
+    assert_eq!(list("/api/ps", "models")[0]["context_length"], 4096);
+}
+
+#[test]
+fn curl() {
+    let served = Served::start();
+    let curl = |path: &str, arguments: &[&str]| served.curl(path, arguments);
     let chat = json!({ "model": "risk-v1", "messages": [{ "role": "user", "content": COMPLAINT }], "stream": true });
     let events = curl("/v1/chat/completions", &["-N", "--json", &chat.to_string()]);
     assert!(events.starts_with("data: {") && events.ends_with("data: [DONE]\n\n"), "{events}");

@@ -3,7 +3,6 @@
 mod certificate;
 mod client;
 mod dns;
-mod http2;
 mod keyed;
 pub mod scripts;
 mod tutti;
@@ -11,7 +10,6 @@ mod tutti;
 pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
 pub use dns::{Dns, Says};
-pub use http2::Http2;
 pub use keyed::{Keyed, id_of, with_keys};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 

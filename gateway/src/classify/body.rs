@@ -12,7 +12,7 @@ use crate::limits::{self, Limit};
 const MAX_MODEL_NAME: usize = 256;
 
 /// Top-level keys that the gateway reads, or that change what a replica loads. They stand at most once, spelled so.
-const CONTROLLED: [&str; 10] = [
+const CONTROLLED: [&str; 11] = [
     "model",
     "stream",
     NAME,
@@ -21,12 +21,16 @@ const CONTROLLED: [&str; 10] = [
     "max_completion_tokens",
     "options",
     "keep_alive",
+    PROMPT,
     "stream_options",
     "dimensions",
 ];
 
 /// What `/api/show` called `model` before; Ollama's command line still does. A key as any other to the other APIs.
 const NAME: &str = "name";
+
+/// What `/v1/completions` goes on from. A key as any other to the other APIs.
+const PROMPT: &str = "prompt";
 
 /// The longest raw form of a controlled key: every character a `\u` escape.
 const MAX_RAW_KEY: usize = 6 * "max_completion_tokens".len();
@@ -55,6 +59,8 @@ pub struct Reading {
     pub(super) max_completion_tokens: Option<Member>,
     pub(super) options: Option<Member>,
     pub(super) keep_alive: Option<Member>,
+    /// OpenAI's `prompt`.
+    pub(super) prompt: Option<Member>,
     /// Where the first member stands, or would.
     pub(super) begin: usize,
     /// Whether the body has no member.
@@ -84,7 +90,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     if let Some(failure) = wrong {
         return Err(failure);
     }
-    let [model, stream, name, encoding, max_tokens, max_completion_tokens, options, keep_alive, ..] = found;
+    let [model, stream, name, encoding, max_tokens, max_completion_tokens, options, keep_alive, prompt, ..] = found;
     let stream = stream_of(api, stream)?;
     let base64 = api == Api::OpenAiEmbeddings && base64_of(body, encoding)?;
     let in_body = string(body, "model", model.as_ref())?;
@@ -108,6 +114,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
         max_completion_tokens,
         options,
         keep_alive,
+        prompt,
         begin: body.iter().position(|byte| *byte == b'{').unwrap_or(0) + 1,
         empty,
     })
@@ -121,7 +128,7 @@ fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<Member>]) -> 
     }
     let Some((index, exact)) = controlled(raw) else { return Ok(()) };
     let key = CONTROLLED[index];
-    if key == NAME && api != Api::OllamaShow {
+    if (key == NAME && api != Api::OllamaShow) || (key == PROMPT && api != Api::OpenAiCompletions) {
         return Ok(());
     }
     if !exact {

@@ -8,7 +8,7 @@ use super::pins::{Pins, insert};
 use super::{Api, Edits, Reading};
 use crate::adjusted::Adjusted;
 use crate::errors::Failure;
-use crate::json::{Kind, Member};
+use crate::json::{self, Kind, Member};
 
 /// What a body shall say.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,7 @@ impl Reading {
         if let Some(newer) = &self.max_completion_tokens {
             self.max_tokens(body, newer, wanted, &mut edits)?;
         }
+        self.prompt(body, wanted, &mut edits);
         if !wanted.pins.is_empty() && self.facts.api.takes_options() {
             let both = (&mut edits, &mut missing);
             let mut by = Adjusted::default();
@@ -66,6 +67,21 @@ impl Reading {
     pub fn is_strange(&self, body: &[u8], pins: &Pins) -> bool {
         let options = self.options.as_ref().filter(|_| self.facts.api.takes_options());
         options.is_some_and(|options| pins.leave_strange(&body[options.value.clone()]))
+    }
+
+    /// Ollama takes one text for a prompt, and no list. A list of one text is that text; LangChain sends no other.
+    fn prompt(&self, body: &Bytes, wanted: &Wanted<'_>, edits: &mut Edits) {
+        let list = self.prompt.as_ref().filter(|prompt| prompt.kind == Kind::Array);
+        let Some(list) = list.filter(|_| wanted.engine == Engine::Ollama) else { return };
+        let (start, mut texts, mut others) = (list.value.start, None, 0);
+        // It is well formed: the body around it was read already.
+        let _ = json::items(&body[list.value.clone()], |place, kind| match kind {
+            Kind::String if texts.is_none() => texts = Some(start + place.start..start + place.end),
+            _ => others += 1,
+        });
+        if let (Some(only), 0) = (texts, others) {
+            edits.replace(list.value.clone(), body.slice(only));
+        }
     }
 
     /// Ollama reads `max_tokens` alone. OpenAI calls that deprecated: the newer name goes before it.
@@ -176,8 +192,28 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_one_prompt_is_that_prompt() {
+        let edited =
+            |api, prompt: &str| edited(api, &format!(r#"{{"model":"a","prompt":{prompt}}}"#), None, "a").unwrap();
+        for (prompt, expected) in [
+            (r#"[ "x, \"y\"" ]"#, r#""x, \"y\"""#),
+            (r#""x""#, r#""x""#),
+            (r#"["x","y"]"#, r#"["x","y"]"#),
+            ("[]", "[]"),
+            ("[1,2]", "[1,2]"),
+            (r#"[["x"]]"#, r#"[["x"]]"#),
+        ] {
+            assert_eq!(edited(Api::OpenAiCompletions, prompt), format!(r#"{{"model":"a","prompt":{expected}}}"#));
+        }
+        assert_eq!(edited(Api::OllamaGenerate, r#"["x"]"#), r#"{"model":"a","prompt":["x"]}"#);
+        let twice = read(Api::OpenAiCompletions, None, br#"{"model":"a","prompt":"x","Prompt":"y"}"#);
+        assert_eq!(twice.unwrap_err().code, Code::InvalidBody);
+        assert!(read(Api::OllamaGenerate, None, br#"{"model":"a","prompt":"x","Prompt":"y"}"#).is_ok());
+    }
+
+    #[test]
     fn an_openai_server_reads_both_bounds_itself() {
-        let body = Bytes::from_static(br#"{"model":"a","max_completion_tokens":5,"max_tokens":7}"#);
+        let body = Bytes::from_static(br#"{"model":"a","max_completion_tokens":5,"max_tokens":7,"prompt":["x"]}"#);
         let reading = read(Api::OpenAiChat, None, &body).unwrap();
         let wanted = Wanted { engine: Engine::Openai, ..wanted("a") };
         assert_eq!(reading.rewrite(&body, &wanted).unwrap(), Rewrite::default());

@@ -11,7 +11,6 @@ use memchr::{memchr, memrchr};
 
 use super::event::{self, Event, Framing};
 use crate::dialect::Usage;
-use crate::ending;
 use crate::json::Malformed;
 
 /// Longest line of a stream. Unit: bytes.
@@ -42,17 +41,13 @@ pub(crate) enum Broken {
     Unsayable(String),
     /// It is no answer of this dialect, or ended before its end; what was wrong, for the log and the client.
     Garbled(String),
-    /// The gateway is over before it.
-    Over,
 }
 
 impl Broken {
     /// What to tell.
     pub(crate) fn message(self) -> String {
-        match self {
-            Broken::Said(message) | Broken::Garbled(message) | Broken::Unsayable(message) => message,
-            Broken::Over => ending::over().message,
-        }
+        let (Broken::Said(message) | Broken::Garbled(message) | Broken::Unsayable(message)) = self;
+        message
     }
 }
 

@@ -50,7 +50,6 @@ impl Attempt<'_> {
                 passing,
                 dialect: self.reading.facts.api.dialect(),
                 idle: Idle::new(route.pool.idle),
-                ending: self.shared.ending.clone(),
                 at_line_end: true,
                 ended: false,
             })
