@@ -11,6 +11,8 @@ use crate::limits::{self, Limit};
 pub struct Usage {
     /// Tokens of the prompt.
     pub input: u64,
+    /// Those of them that the replica had in memory from before.
+    pub cached: u64,
     /// Tokens of the answer.
     pub output: u64,
 }
@@ -19,7 +21,11 @@ impl Usage {
     /// What is known after more was said: what is said last, and what was said before where that is nothing.
     pub(crate) fn then(self, later: Self) -> Self {
         let last = |earlier: u64, later: u64| if later == 0 { earlier } else { later };
-        Self { input: last(self.input, later.input), output: last(self.output, later.output) }
+        Self {
+            input: last(self.input, later.input),
+            cached: last(self.cached, later.cached),
+            output: last(self.output, later.output),
+        }
     }
 }
 

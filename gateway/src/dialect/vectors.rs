@@ -62,7 +62,7 @@ pub(super) fn read(body: &[u8], texts: usize, dimensions: Option<u32>) -> Result
         return Err(NoVectors::OtherLength);
     }
     let rows = rows.into_iter().map(Node::raw).collect();
-    Ok(Vectors { rows, usage: Usage { input: usage.unwrap_or(0), output: 0 } })
+    Ok(Vectors { rows, usage: Usage { input: usage.unwrap_or(0), ..Usage::default() } })
 }
 
 fn item(item: Node<'_>) -> Option<(i64, Node<'_>)> {

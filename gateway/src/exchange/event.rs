@@ -131,14 +131,28 @@ fn object(text: &[u8], in_stream: bool) -> Result<Piece, Malformed> {
 
 /// A usage object: OpenAI's, or as its responses and Anthropic's messages have it.
 fn usage_of(text: &[u8]) -> Usage {
-    let mut usage = Usage::default();
+    let (mut usage, mut beside) = (Usage::default(), 0);
     // The value is well formed: the object around it was read already.
     let _ = json::members(text, |Member { key, value, .. }| match &text[key] {
         b"prompt_tokens" | b"input_tokens" => usage.input = number(&text[value]),
         b"completion_tokens" | b"output_tokens" => usage.output = number(&text[value]),
+        b"cache_read_input_tokens" => beside = number(&text[value]),
+        b"prompt_tokens_details" | b"input_tokens_details" => usage.cached = cached_of(&text[value]),
         _ => {}
     });
-    usage
+    // OpenAI counts them in the prompt's, Anthropic beside them.
+    Usage { input: usage.input.saturating_add(beside), cached: usage.cached.saturating_add(beside), ..usage }
+}
+
+/// What OpenAI says of a prompt's tokens: how many were in memory. A value that is no object says nothing.
+fn cached_of(text: &[u8]) -> u64 {
+    let mut cached = 0;
+    let _ = json::members(text, |Member { key, value, .. }| {
+        if &text[key] == b"cached_tokens" {
+            cached = number(&text[value]);
+        }
+    });
+    cached
 }
 
 fn number(text: &[u8]) -> u64 {
@@ -173,7 +187,7 @@ mod tests {
 
     #[test]
     fn both_dialects_say_the_same_things() {
-        let some = |input, output| Some(Usage { input, output });
+        let some = |input, output| Some(Usage { input, output, ..Usage::default() });
         for (framing, line, expected) in [
             (
                 Framing::Ndjson,
@@ -206,6 +220,22 @@ mod tests {
             assert_eq!(event(framing, line), expected, "{line}");
         }
         assert!(parse(Framing::Ndjson, b"garbage").unwrap().is_err());
+    }
+
+    #[test]
+    fn tokens_from_memory_are_among_the_prompts() {
+        for (usage, expected) in [
+            (
+                r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":{"audio":1,"cached_tokens":4}}"#,
+                (9, 4),
+            ),
+            (r#"{"input_tokens":9,"output_tokens":2,"input_tokens_details":{"cached_tokens":4}}"#, (9, 4)),
+            (r#"{"input_tokens":5,"cache_read_input_tokens":4,"output_tokens":2}"#, (9, 4)),
+            (r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":null}"#, (9, 0)),
+        ] {
+            let usage = usage_of(usage.as_bytes());
+            assert_eq!(((usage.input, usage.cached), usage.output), (expected, 2), "{usage:?}");
+        }
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Translator {
 
     /// Tokens so far: what the replica counted, or, until it says, a piece counts for a token.
     pub(crate) fn usage(&self) -> Usage {
-        self.usage.unwrap_or(Usage { input: 0, output: self.pieces })
+        self.usage.unwrap_or(Usage { output: self.pieces, ..Usage::default() })
     }
 
     /// Whether the last event has been printed.

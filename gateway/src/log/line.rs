@@ -111,6 +111,8 @@ fields! {
         |told| Some(millis(told.took));
     "input_tokens" "number" "Tokens of the prompt, as the replica counted them; 0 where it did not say."
         |told| Some(Value::Number(told.record.usage.input));
+    "cached_tokens" "number" "Those of them that the replica had in memory from before, where it says so and there were any."
+        |told| Some(told.record.usage.cached).filter(|cached| *cached > 0).map(Value::Number);
     "output_tokens" "number" "Tokens of the answer, as the replica counted them; an event a token where a stream did not say."
         |told| Some(Value::Number(told.record.usage.output));
     "retries" "number" "How often it was sent again."
@@ -258,7 +260,7 @@ mod tests {
             record.caller = Some(Arc::new(key));
             record.first_byte = Some(Duration::from_micros(40));
             record.queued = Duration::from_millis(7);
-            record.usage.output = u64::MAX;
+            (record.usage.output, record.usage.cached) = (u64::MAX, 3);
         };
         let (json, mut names) = line(|record| {
             everything(record);

@@ -120,6 +120,7 @@ pub(super) struct Counts {
     pub(super) cancelled: [Cell; 4],
     pub(super) retries: Cell,
     pub(super) input: Cell,
+    pub(super) cached: Cell,
     pub(super) output: Cell,
 }
 
@@ -130,6 +131,7 @@ impl Default for Counts {
             cancelled: Default::default(),
             retries: Cell::default(),
             input: Cell::default(),
+            cached: Cell::default(),
             output: Cell::default(),
         }
     }

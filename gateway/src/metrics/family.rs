@@ -62,6 +62,8 @@ metrics! {
         "Requests that were not sent again because the pool's retries.budget was used up";
     INPUT_TOKENS Counter "tutti_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
         "Tokens of prompts, as the replicas counted them; 0 where a stream does not say";
+    CACHED_TOKENS Counter "tutti_cached_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
+        "Tokens of prompts that the replica had in memory from before, where it says so (Ollama does not); they are among the input's";
     OUTPUT_TOKENS Counter "tutti_output_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
         "Tokens of answers, as the replicas counted them; an event a token where a stream does not say";
     QUEUE_TIME Histogram "tutti_queue_time_seconds" "seconds" ["model" "revision" "pool" "operation"]

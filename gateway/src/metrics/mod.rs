@@ -138,6 +138,7 @@ fn counted(counts: &Counts, record: &Record, end: usize) {
     }
     counts.retries.add(u64::from(record.retries));
     counts.input.add(record.usage.input);
+    counts.cached.add(record.usage.cached);
     counts.output.add(record.usage.output);
 }
 

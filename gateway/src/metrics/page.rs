@@ -54,6 +54,7 @@ pub(super) fn requests(metrics: &Metrics, page: &mut Page) {
     }
     counter(page, &f::RETRIES, &counts, |counts| counts.retries.get());
     counter(page, &f::INPUT_TOKENS, &counts, |counts| counts.input.get());
+    counter(page, &f::CACHED_TOKENS, &counts, |counts| counts.cached.get());
     counter(page, &f::OUTPUT_TOKENS, &counts, |counts| counts.output.get());
     histograms(page, &shapes);
 }

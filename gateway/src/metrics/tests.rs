@@ -179,7 +179,7 @@ fn a_request_is_counted_by_how_it_ended() {
         record.replica = Some(replica.clone());
         (record.status, record.phase) = (200, Phase::Finished);
         (record.first_byte, record.last_byte) = (Some(ms(100)), Some(ms(1000)));
-        record.usage = Usage { input: 5, output: 10 };
+        record.usage = Usage { input: 5, cached: 3, output: 10 };
         record.retries = 1;
     });
     settle(&metrics, |record| {
@@ -206,6 +206,7 @@ fn a_request_is_counted_by_how_it_ended() {
         "tutti_requests_cancelled_total{api=\"/v1/chat/completions\",phase=\"queued\"} 1".to_owned(),
         format!("tutti_retries_total{{{risk}}} 1"),
         format!("tutti_input_tokens_total{{{risk}}} 5"),
+        format!("tutti_cached_input_tokens_total{{{risk}}} 3"),
         format!("tutti_output_tokens_total{{{risk}}} 10"),
         format!("gen_ai_server_time_to_first_token_seconds_bucket{{{otel},le=\"0.08\"}} 0"),
         format!("gen_ai_server_time_to_first_token_seconds_bucket{{{otel},le=\"0.1\"}} 1"),

@@ -63,5 +63,9 @@ impl Parser {
 /// The tokens, where any were counted: an answer whose counts are zero has none of these fields.
 fn usage(body: Node<'_>) -> Option<Usage> {
     let (input, output) = (count(body, "prompt_eval_count"), count(body, "eval_count"));
-    (input.is_some() || output.is_some()).then(|| Usage { input: input.unwrap_or(0), output: output.unwrap_or(0) })
+    (input.is_some() || output.is_some()).then(|| Usage {
+        input: input.unwrap_or(0),
+        output: output.unwrap_or(0),
+        cached: 0,
+    })
 }

@@ -103,7 +103,8 @@ fn call(call: Node<'_>, place: usize, step: &mut impl FnMut(Step<'_>)) {
 
 fn usage(value: Node<'_>) -> Usage {
     let count = |name| count(value, name).unwrap_or(0);
-    Usage { input: count("prompt_tokens"), output: count("completion_tokens") }
+    let cached = value.get("prompt_tokens_details").and_then(|details| self::count(details, "cached_tokens"));
+    Usage { input: count("prompt_tokens"), cached: cached.unwrap_or(0), output: count("completion_tokens") }
 }
 
 /// What an `error` says: `{"message": "…"}`, or plain text.

@@ -184,7 +184,7 @@ fn finish(mut writer: Writer, out: &mut Vec<u8>) {
 }
 
 fn usage(usage: Option<Usage>, out: &mut Writer) {
-    let Usage { input, output } = usage.unwrap_or_default();
+    let Usage { input, output, .. } = usage.unwrap_or_default();
     out.key("usage").open(b'{').key("prompt_tokens").number(input).key("completion_tokens").number(output);
     out.key("total_tokens").number(input.saturating_add(output)).close(b'}');
 }

@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn both_apis_say_the_same_things() {
-        let some = |input, output| Some(Usage { input, output });
+        let some = |input, output| Some(Usage { input, output, ..Usage::default() });
         let model = || Some("\"a:1\"".to_owned());
         for (text, expected) in [
             (
