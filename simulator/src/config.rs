@@ -20,6 +20,8 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// The fault that every request in its scope meets.
     pub fault: Option<(Fault, Scope)>,
+    /// What kills the replica when a request's body holds it, as a prompt does that its engine cannot stand.
+    pub poison: Option<String>,
     /// How many requests are kept for [`crate::Running::seen`]; later ones are only counted.
     pub records_max: usize,
     /// Answer a `/v1/chat/completions` that is JSON and does not ask for a stream with bytes made once, whatever its
@@ -41,6 +43,7 @@ impl Config {
             answer_tokens: 16,
             body_bytes_max: 64 << 20,
             fault: None,
+            poison: None,
             records_max: 10_000,
             prerendered: false,
             health: false,

@@ -54,6 +54,7 @@ struct Replica {
     driver: Rc<Driver>,
     records: Arc<Records>,
     switch: Switch,
+    end: watch::Sender<Option<End>>,
     prerendered: Reply,
     modified: SystemTime,
 }
@@ -71,7 +72,7 @@ impl Simulator {
         let records = Records::new(config.records_max);
         let switch: Switch = Arc::new(Mutex::new(Switches { fault: config.fault, broken: HashSet::new() }));
         let (end, ended) = watch::channel(None);
-        let shared = (records.clone(), switch.clone());
+        let shared = (records.clone(), switch.clone(), end.clone());
         let thread = std::thread::Builder::new().name("simulator".into()).spawn(move || {
             LocalSet::new().block_on(&runtime, serve(listener, config, shared, ended));
             // Whatever is left, clients in mid-answer too, is dropped here with the runtime.
@@ -158,14 +159,21 @@ impl Running {
         }
     }
 
+    /// Whether it has died of a request.
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
     /// Ends as Ollama does on SIGTERM: closes everything at once. The port is free when this returns.
     pub fn stop(mut self) {
         self.finish(End::Close);
     }
 
-    /// Ends as a killed machine does: every connection is reset. The port is free when this returns.
-    pub fn kill(mut self) {
+    /// Ends as a killed machine does: every connection is reset. The port is free when this returns. Yields what had
+    /// reached it.
+    pub fn kill(mut self) -> Vec<Seen> {
         self.finish(End::Reset);
+        self.records.all()
     }
 
     fn finish(&mut self, end: End) {
@@ -189,7 +197,7 @@ impl Drop for Running {
 async fn serve(
     listener: std::net::TcpListener,
     config: Config,
-    (records, switch): (Arc<Records>, Switch),
+    (records, switch, end): (Arc<Records>, Switch, watch::Sender<Option<End>>),
     mut ended: watch::Receiver<Option<End>>,
 ) {
     let listener =
@@ -200,6 +208,7 @@ async fn serve(
         config,
         records,
         switch,
+        end,
         prerendered,
         modified: SystemTime::now(),
     });

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, outcome};
 use super::connection::RawEnding;
-use super::{Replica, driver::Ticket};
+use super::{End, Replica, driver::Ticket};
 use crate::config::{Model, ModelKind};
 use crate::engine::{Job, Outcome, Work, tokens_of};
 use crate::faults::{self, Fault, Scope};
@@ -50,6 +50,12 @@ pub(super) async fn answer(
     };
     entry.body(&body);
 
+    if let Some(poison) = &replica.config.poison
+        && memchr::memmem::find(&body, poison.as_bytes()).is_some()
+    {
+        replica.end.send_replace(Some(End::Reset));
+        return std::future::pending().await; // the connection ends with the replica
+    }
     let fault = fault(&replica, &head);
     if let Some(bytes) = fault.and_then(Fault::raw_ending) {
         ending.set(Some(bytes));
