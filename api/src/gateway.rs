@@ -36,7 +36,11 @@ pub struct GatewaySpec {
     pub limits: LimitsSpec,
     /// What it writes of requests.
     pub log: LogSpec,
-    /// How long requests may take to end after SIGTERM, before they are cut.
+    /// How long it serves on after SIGTERM while `/readyz` says 503, so that whoever balances sends new work elsewhere
+    /// before the port closes. Each answer over HTTP/1.1 is its connection's last then. In Kubernetes a few seconds.
+    pub shutdown_delay: HumanDuration,
+    /// How long requests may take to end after that. What is left then gets a 503 that may be retried, or, in the middle
+    /// of a stream, an error.
     pub drain: HumanDuration,
     /// The other gateways and the release driver, by mutual TLS; absent: a lone gateway.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -55,6 +59,7 @@ impl Default for GatewaySpec {
             tls: None,
             limits: LimitsSpec::default(),
             log: LogSpec::default(),
+            shutdown_delay: HumanDuration::from_secs(0),
             drain: HumanDuration::from_secs(30),
             peer: None,
         }

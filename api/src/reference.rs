@@ -17,6 +17,7 @@ gateway:
   tls: { cert: /etc/tutti/tls.crt, key: /etc/tutti/tls.key }
   limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki, bodyPause: 30s, writeStall: 2m }
   log: { requests: errors }
+  shutdownDelay: 0s
   drain: 30s
 pools:
   - name: qwen

@@ -82,13 +82,17 @@ pub(crate) async fn serve(
         token_file: config::token_file(&loaded.config.gateway)?,
         levels: logging::levels(),
     };
-    let gateway = Gateway::start(Arc::new(loaded.config.clone()), options).await?;
+    let start = Gateway::start(Arc::new(loaded.config.clone()), options);
+    let gateway = tokio::select! {
+        started = start => started?,
+        () = ends.come() => return Ok(ExitCode::SUCCESS), // it has served nobody yet
+    };
     tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
     ready(&gateway);
-    let drain = follow(&gateway, loaded, ends).await?;
-    tracing::info!("draining: a second signal ends at once");
+    let End { delay, drain } = follow(&gateway, loaded, ends).await?;
+    tracing::info!(?delay, ?drain, "draining: a second signal ends at once");
     let clean = tokio::select! {
-        clean = gateway.drain(drain) => clean,
+        clean = gateway.drain(delay, drain) => clean,
         () = ends.come() => false,
     };
     tutti_gateway::log::finish(LAST_LINES);
@@ -98,30 +102,46 @@ pub(crate) async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Takes up changes of the configuration until a signal ends it; yields how long to drain.
-async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<Duration> {
-    let Loaded { config, mut lists_pools, mut file } = loaded;
-    let mut drain = config.gateway.drain.get();
-    let mut hangup = signal(SignalKind::hangup())?;
-    loop {
-        let changed = async {
-            match &mut file {
+/// How to end, once a signal has come.
+#[derive(Clone, Copy)]
+struct End {
+    /// How long to serve on.
+    delay: Duration,
+    /// How long what runs may take after that.
+    drain: Duration,
+}
+
+impl End {
+    fn of(config: &Config) -> Self {
+        Self { delay: config.gateway.shutdown_delay.get(), drain: config.gateway.drain.get() }
+    }
+}
+
+/// Takes up changes of the configuration until a signal ends it, which waits for none of them; yields how to end.
+async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<End> {
+    let mut end = End::of(&loaded.config);
+    let following = async {
+        let Loaded { mut lists_pools, mut file, .. } = loaded;
+        let mut hangup = signal(SignalKind::hangup())?;
+        loop {
+            let changed = match &mut file {
                 Some(file) => file.changed(&mut hangup).await,
                 None => pending().await,
+            };
+            match take(gateway, lists_pools, changed).await {
+                Ok(written) => {
+                    lists_pools = !written.pools.is_empty();
+                    end = End::of(&written);
+                }
+                Err(why) => tracing::error!("the changed configuration is refused, and all stays as it was:\n{why}"),
             }
-        };
-        let changed = tokio::select! {
-            () = ends.come() => return Ok(drain),
-            changed = changed => changed,
-        };
-        match take(gateway, lists_pools, changed).await {
-            Ok(written) => {
-                lists_pools = !written.pools.is_empty();
-                drain = written.gateway.drain.get();
-            }
-            Err(why) => tracing::error!("the changed configuration is refused, and all stays as it was:\n{why}"),
         }
-    }
+    };
+    let ended: Result<()> = tokio::select! {
+        () = ends.come() => Ok(()),
+        failed = following => failed,
+    };
+    ended.map(|()| end)
 }
 
 /// Takes up a changed file; yields what is written in it.

@@ -85,6 +85,9 @@ codes! {
     BodyTooLarge "body_too_large" 413 Client None, "The body is larger than `gateway.limits.body`.";
     HeaderTooLarge "header_too_large" 431 Client None, "The head of a request over HTTP/2 is larger than `gateway.limits.header`, or has more than 100 headers. Over HTTP/1.1 the same is a 431 without a body.";
     UnsupportedEncoding "unsupported_encoding" 415 Client None, "The body is compressed. Send it without Content-Encoding.";
+    RateLimited "rate_limited" 429 Gateway after_ms(1_000), "The key has used up its `requestsPerMinute` at this gateway. `retry-after` says when there is one more.";
+    TokensLimited "tokens_limited" 429 Gateway after_ms(1_000), "The key has used up its `tokensPerMinute` at this gateway: requests that are over were charged for it. `retry-after` says when there is one more.";
+    ConcurrencyLimited "concurrency_limited" 429 Gateway after_ms(1_000), "The key has as many requests at once at this gateway as its `concurrency` allows. Wait for one to end.";
     QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";
     NotSupported "not_supported" 501 Client None, "The API exists, and this version of tutti does not serve it.";
     Overloaded "overloaded" 503 Gateway after_ms(1_000), "The bodies and answers in memory have reached `gateway.limits.bufferedBodies`, or the process may open no more files.";
@@ -105,6 +108,8 @@ pub struct Failure {
     pub message: String,
     /// The methods a path takes, where that was the matter.
     pub allow: Option<&'static str>,
+    /// When the same request may succeed, where that is known better than the table has it.
+    pub after: Option<Duration>,
     /// The field of the body that was the matter.
     pub param: Option<&'static str>,
     /// The message quotes what a client or a replica said: it is for the client alone, and never logged.
@@ -123,7 +128,7 @@ impl Failure {
             _ => None,
         };
         let (message, param) = (message.into(), of_model.contains(&code).then_some("model"));
-        Self { code, message, allow: None, param, quotes: false, blames }
+        Self { code, message, allow: None, after: None, param, quotes: false, blames }
     }
 
     /// The failure of a field whose value means nothing.
@@ -180,10 +185,13 @@ impl Failure {
         if row.status == 401 {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")); // RFC 9110, 11.6.1
         }
-        headers.insert(SHOULD_RETRY, HeaderValue::from_static(if row.retry.is_some() { "true" } else { "false" }));
-        if let Some(after) = row.retry {
-            headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs()));
-            headers.insert(RETRY_AFTER_MS, HeaderValue::from(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)));
+        let after = self.after.or(row.retry);
+        let worth_it = after.is_some_and(|after| after <= LONGEST_WAIT);
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static(if worth_it { "true" } else { "false" }));
+        if let Some(after) = after {
+            let up_to = |unit: u128| u64::try_from(after.as_nanos().div_ceil(unit)).unwrap_or(u64::MAX);
+            headers.insert(RETRY_AFTER, HeaderValue::from(up_to(1_000_000_000)));
+            headers.insert(RETRY_AFTER_MS, HeaderValue::from(up_to(1_000_000)));
         }
         response
     }
@@ -204,6 +212,8 @@ fn anthropic_type(row: &Row) -> &'static str {
     }
 }
 
+/// Longest that a client should wait of itself. OpenAI's clients wait no longer than this, and would ask too early.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Read by OpenAI's clients before they look at the status.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// Read by OpenAI's clients before `retry-after`. Unit: milliseconds.

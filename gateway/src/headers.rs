@@ -38,6 +38,7 @@ headers! {
     In "host" "`HOST` or `HOST:PORT`, once" "Who is asked. Without keys, a name that is neither an address nor local nor in `gateway.allowedHosts` is refused.";
     In "origin" "`SCHEME://HOST:PORT`" "Which page asks. One of another site is refused, unless its host is in `gateway.allowedHosts`.";
     In "x-tutti-model" "a model's name, once" "The model: it goes before the path's and the body's.";
+    In "x-tutti-priority" "`interactive`, `normal` or `bulk`, once" "The class: in a queue a higher one goes first. `normal` where it is absent. Not above the key's `priority`; without keys any.";
     Both "x-request-id" "1 to 128 visible ASCII characters" "The request's name in the log, in the answer, and at the replica. Made where there is none, or another.";
     In "traceparent" "W3C Trace Context" "Sent on to the replica. The trace's id is in the log.";
     In "tracestate" "W3C Trace Context" "Sent on to the replica.";
@@ -55,10 +56,16 @@ headers! {
     Out "x-tutti-replica" "8 hex digits" "Which replica answered: tells two apart, and nothing else.";
     Out "x-tutti-queue-ms" "a number" "How long the request waited for a slot. Unit: milliseconds.";
     Out "x-tutti-adjusted" "names of options" "What of the request was changed on its way to the replica.";
-    Out "x-tutti-instance" "16 hex digits" "On `/api/version`: which gateway this is, by which one knows itself.";
+    Out "x-tutti-instance" "16 hex digits" "On `/api/version`, `/v1/models` and a 401: which gateway this is, by which one knows itself.";
     Out "retry-after" "a number" "When to try again. Unit: seconds. The gateway's own, or the replica's.";
     Out "retry-after-ms" "a number" "The same in milliseconds, for OpenAI's clients.";
     Out "x-should-retry" "`true`, `false`" "Whether an error of the gateway's may pass, for OpenAI's clients.";
+    Out "x-ratelimit-limit-requests" "a number" "Of a key with `requestsPerMinute`: that number.";
+    Out "x-ratelimit-remaining-requests" "a number" "How many of them are left now.";
+    Out "x-ratelimit-reset-requests" "a duration as `17ms`, `8.64s`, `6m0s`" "How long until all of them are there again.";
+    Out "x-ratelimit-limit-tokens" "a number" "Of a key with `tokensPerMinute`: that number.";
+    Out "x-ratelimit-remaining-tokens" "a number" "How many of them are left now: requests are charged when they are over.";
+    Out "x-ratelimit-reset-tokens" "a duration as `17ms`, `8.64s`, `6m0s`" "How long until all of them are there again.";
     Out "allow" "methods" "Which methods a path takes, with a 405 and to OPTIONS.";
     Out "www-authenticate" "`Bearer`" "What a 401 wants.";
     Out "access-control-allow-origin" "an origin" "To a page that may ask: it may read the answer.";
@@ -67,6 +74,7 @@ headers! {
     Out "access-control-expose-headers" "names" "Which headers of the answer a page may read.";
     Out "access-control-max-age" "a number" "How long that holds. Unit: seconds.";
     Out "vary" "`Origin`" "That the answer depends on the page that asks.";
+    Out "connection" "`close`" "Over HTTP/1.1, from a gateway that is about to end: send the next request on another connection.";
     Replica "host" "`HOST:PORT`" "The replica's own, never the client's.";
     Replica "authorization" "`Bearer KEY`" "The key in the endpoint's `apiKeyFile`, never the client's.";
 }
@@ -75,7 +83,7 @@ headers! {
 pub fn reference_markdown() -> String {
     let mut page = String::from(
         "# Headers\n\n\
-         What tutti reads of a request's headers, and what it gives beside those of HTTP itself (`date`, `connection`, and\n\
+         What tutti reads of a request's headers, and what it gives beside those of HTTP itself (`date`, `transfer-encoding`, and\n\
          the like). A replica gets `accept`, `traceparent`, `tracestate` and `x-request-id` of a client's headers and no\n\
          other; a client gets `content-type`, `content-encoding` and `retry-after` of a replica's. This page is generated\n\
          from the table in `gateway/src/headers.rs`.\n",

@@ -14,6 +14,7 @@ mod credential;
 mod dialect;
 pub mod discovery;
 pub mod drain;
+mod ending;
 pub mod errors;
 pub mod exchange;
 mod fetch;

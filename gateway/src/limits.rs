@@ -36,6 +36,9 @@ limits! {
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
     Calls "calls", "Calls of tools in a translated answer that are more than 1024, or than 8 MiB.";
+    KeyRequests "key_requests", "A key that has used up its `requestsPerMinute`.";
+    KeyTokens "key_tokens", "A key that has used up its `tokensPerMinute`.";
+    KeyConcurrency "key_concurrency", "A key that has as many requests at once as its `concurrency` allows.";
     Queue "queue", "A request that found `queue.size` others waiting.";
     Addresses "addresses", "More than 1024 addresses of a name in `dns`: those beyond are left out. Once an answer.";
     ListedReplicas "listed_replicas", "More than 1024 replicas in the file of a `file` endpoint: it is refused.";

@@ -13,6 +13,7 @@ use crate::budget::Held;
 use crate::dialect::Usage;
 use crate::errors::Failure;
 use crate::health::Cause;
+use crate::keys::AtOnce;
 use crate::log;
 use crate::metrics;
 use crate::record::{Phase, Record};
@@ -25,6 +26,7 @@ pub struct Settlement {
     /// What is known so far.
     pub record: Record,
     permit: Option<Permit>,
+    at_once: Option<AtOnce>,
     /// When the slot was taken.
     sent: Instant,
     /// The replica has begun to answer with a success.
@@ -59,6 +61,7 @@ impl Settlement {
                 retries: 0,
             },
             permit: None,
+            at_once: None,
             sent: started,
             good: false,
             held: None,
@@ -70,6 +73,18 @@ impl Settlement {
     /// Leaves neither record nor line.
     pub(crate) fn silence(&mut self) {
         self.silent = true;
+    }
+
+    /// Takes it in as far as its key's limits go. A place among the key's requests is held to the end: until the last
+    /// byte has gone out.
+    ///
+    /// # Errors
+    /// Which limit is used up.
+    pub(crate) fn admit(&mut self) -> Result<(), Failure> {
+        if let Some(key) = &self.record.caller {
+            self.at_once = key.admit(self.record.started)?;
+        }
+        Ok(())
     }
 
     /// Holds memory for the body, or for the whole answer in its place; what was held before is given back.
@@ -199,10 +214,14 @@ impl Drop for Settlement {
         }
         self.permit = None;
         self.held = None;
+        self.at_once = None;
         let now = Instant::now();
         self.unqueue(now);
         if self.silent {
             return;
+        }
+        if let Some(key) = &self.record.caller {
+            key.charge(&self.record, now);
         }
         let took = now.saturating_duration_since(self.record.started);
         metrics::count(&self.record, took);

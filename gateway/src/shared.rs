@@ -13,6 +13,7 @@ use tutti_api::{Config, Timestamp};
 use crate::answers::Residents;
 use crate::budget::Budget;
 use crate::discovery::Discovery;
+use crate::ending::Ending;
 use crate::keys::Keyring;
 use crate::limits::Limit;
 use crate::log;
@@ -50,7 +51,8 @@ pub struct Shared {
     pub refused_heads: AtomicU64,
     /// Changes whenever a connection has closed.
     pub(crate) closed: watch::Sender<()>,
-    draining: watch::Sender<bool>,
+    /// How far it has come to its end.
+    pub(crate) ending: Arc<Ending>,
     reloaded: Mutex<Reloaded>,
     /// Which models the replicas hold in memory, for who asks.
     pub(crate) residents: Residents,
@@ -81,7 +83,7 @@ impl Shared {
             failed_handshakes: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),
-            draining: watch::Sender::new(false),
+            ending: Arc::default(),
             reloaded: Mutex::new(Reloaded::now(None)),
             residents: Residents::default(),
             refresh: Notify::new(),
@@ -109,21 +111,6 @@ impl Shared {
             return Some(Limit::Connections);
         }
         (open >= self.files).then_some(Limit::Files)
-    }
-
-    /// Whether the gateway takes no new work.
-    pub fn draining(&self) -> bool {
-        *self.draining.borrow()
-    }
-
-    /// From now on it takes none.
-    pub fn drain(&self) {
-        self.draining.send_replace(true);
-    }
-
-    /// For those who stop when it begins to drain.
-    pub(crate) fn drained(&self) -> Drained {
-        Drained(self.draining.subscribe())
     }
 
     /// Remembers what came of a change of the configuration.
@@ -158,17 +145,5 @@ pub struct Reloaded {
 impl Reloaded {
     pub(crate) fn now(error: Option<String>) -> Self {
         Self { at: Timestamp::now().unix(), error }
-    }
-}
-
-/// The beginning of a drain.
-#[derive(Debug)]
-pub(crate) struct Drained(watch::Receiver<bool>);
-
-impl Drained {
-    /// Resolves when the gateway begins to drain.
-    pub(crate) async fn begins(&mut self) {
-        // A sender that is gone was dropped with the whole gateway.
-        let _ = self.0.wait_for(|draining| *draining).await;
     }
 }

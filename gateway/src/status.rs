@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use tutti_api::GatewaySpec;
 
 use crate::discovery::{Heard, Origin, Source};
+use crate::ending::Phase;
 pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::keys::KeysStatus;
 use crate::replica::Replica;
@@ -134,7 +135,7 @@ impl Status {
             certificate: shared.tls.as_ref().map(Tls::status),
             keys: shared.keys.status(),
             connections: shared.connections.load(Relaxed),
-            draining: shared.draining(),
+            draining: shared.ending.has_reached(Phase::Leaving),
             pools: pools(&table),
             discovery: shared.discovery.heard().into_iter().map(SourceStatus::of).collect(),
             models: table

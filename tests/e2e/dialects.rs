@@ -230,7 +230,7 @@ fn the_replica_sees_its_own_host_and_none_of_the_clients_secrets() {
         ("Authorization", "Bearer top-secret"),
         ("Cookie", "top-secret"),
         ("Origin", "http://localhost"),
-        ("x-tutti-priority", "9"),
+        ("x-tutti-priority", "bulk"),
         ("x-request-id", "abc-1"),
         ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
     ];

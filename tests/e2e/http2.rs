@@ -5,15 +5,12 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, SendStream};
-use http::{HeaderMap, Request, Response};
+use h2::Reason;
 use serde_json::{Value, json};
 use tutti_simulator::engine::Machine;
 use tutti_simulator::{Config, Fault, Running, Scope, Seen};
 use tutti_tests::{
-    Certificate, Files, PATIENCE, Tutti, eventually, inference, pool, quick, reached, simulator, simulator_with,
+    Certificate, Files, Http2, PATIENCE, Tutti, eventually, inference, pool, quick, reached, simulator, simulator_with,
 };
 
 fn chat(content: &str, stream: bool) -> String {
@@ -27,84 +24,6 @@ fn slow(answer_tokens: u32) -> Running {
 
 fn hits(tutti: &Tutti, limit: &str) -> f64 {
     tutti.metric("tutti_limit_hits_total", &[&format!("limit=\"{limit}\"")])
-}
-
-/// A client with one connection.
-struct Client {
-    runtime: tokio::runtime::Runtime,
-    sender: SendRequest<Bytes>,
-    authority: String,
-    /// The thread that drives the connection to its end.
-    ended: std::thread::JoinHandle<()>,
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
-}
-
-impl Client {
-    fn connect(tutti: &Tutti) -> Self {
-        let (driver, authority) = (runtime(), tutti.listen());
-        let (sender, connection) = driver.block_on(async {
-            let stream = tokio::net::TcpStream::connect(&authority).await.expect("a connection");
-            stream.set_nodelay(true).expect("set");
-            // Room on the connection beside streams that are not read.
-            let mut builder = h2::client::Builder::new();
-            builder.data_frame_budget(usize::MAX >> 1).initial_connection_window_size(1 << 20);
-            builder.handshake(stream).await.expect("HTTP/2")
-        });
-        let ended = std::thread::spawn(move || drop(driver.block_on(connection)));
-        Self { runtime: runtime(), sender, authority, ended }
-    }
-
-    /// Sends a request with these headers and this body.
-    fn send(
-        &mut self,
-        method: &str,
-        path: &str,
-        headers: &[(&str, &str)],
-        body: &str,
-    ) -> (ResponseFuture, SendStream<Bytes>) {
-        let mut request = Request::builder().method(method).uri(format!("http://{}{path}", self.authority));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let sender = self.sender.clone();
-        self.sender = self.runtime.block_on(sender.ready()).expect("the connection stands");
-        let request = request.body(()).expect("a request");
-        let (answer, mut stream) = self.sender.send_request(request, false).expect("sent");
-        stream.send_data(Bytes::from(body.to_owned()), true).expect("sent");
-        (answer, stream)
-    }
-
-    fn head(&self, answer: ResponseFuture) -> Response<h2::RecvStream> {
-        let head = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, answer).await });
-        head.expect("in time").expect("an answer")
-    }
-
-    /// Asks and reads the whole answer.
-    fn ask(&mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, HeaderMap, String) {
-        let (answer, _stream) = self.send(method, path, headers, body);
-        let (head, body) = self.head(answer).into_parts();
-        (head.status.as_u16(), head.headers, self.rest(body).expect("a whole body"))
-    }
-
-    fn rest(&self, mut body: h2::RecvStream) -> Result<String, h2::Error> {
-        self.runtime.block_on(async {
-            let mut all = Vec::new();
-            while let Some(data) = body.data().await {
-                let data = data?;
-                body.flow_control().release_capacity(data.len())?;
-                all.extend_from_slice(&data);
-            }
-            Ok(String::from_utf8_lossy(&all).into_owned())
-        })
-    }
-
-    /// Waits until the connection has ended.
-    fn ends(self) {
-        eventually("the end of the connection", || self.ended.is_finished().then_some(()));
-    }
 }
 
 #[test]
@@ -134,7 +53,7 @@ fn curl_speaks_it_over_tls_and_in_clear_on_the_port_of_http1() {
 #[test]
 fn errors_and_pages_are_the_same_as_over_http1() {
     let tutti = Tutti::before(&[simulator().url()]);
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (status, headers, body) = client.ask("POST", "/v1/chat/completions", &[], r#"{"model":"nope"}"#);
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(
@@ -165,7 +84,7 @@ fn a_reset_ends_the_work_before_the_header_and_in_the_stream() {
     let replica = simulator();
     replica.set_fault(Some((Fault::Silent, Scope::Inference)));
     let tutti = Tutti::before(&[replica.url()]);
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (_answer, mut stream) = client.send("POST", "/api/chat", &[], &chat("hi", true));
     reached(&replica, 1);
     stream.send_reset(Reason::CANCEL);
@@ -174,7 +93,7 @@ fn a_reset_ends_the_work_before_the_header_and_in_the_stream() {
 
     let replica = slow(u32::MAX);
     let tutti = Tutti::before(&[replica.url()]);
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (answer, mut stream) = client.send("POST", "/v1/chat/completions", &[], &chat("hi", true));
     let mut body = client.head(answer).into_body();
     let first = client.runtime.block_on(async { tokio::time::timeout(PATIENCE, body.data()).await });
@@ -191,7 +110,7 @@ fn a_reset_in_the_queue_leaves_it_and_is_never_dispatched() {
     let queued = |count: f64| {
         eventually(&format!("{count} queued"), || (tutti.metric("tutti_requests_queued", &[]) == count).then_some(()));
     };
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (_held, mut holds) = client.send("POST", "/api/chat", &[], &chat("holds", true));
     reached(&replica, 1);
     let (_left, mut leaves) = client.send("POST", "/api/chat", &[], &chat("leaves", true));
@@ -211,7 +130,7 @@ fn a_reset_in_the_queue_leaves_it_and_is_never_dispatched() {
 fn a_connection_that_goes_ends_all_its_requests() {
     let replica = slow(u32::MAX);
     let tutti = Tutti::before(&[replica.url()]);
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let streams: Vec<_> = (0..20).map(|_| client.send("POST", "/api/chat", &[], &chat("hi", true))).collect();
     reached(&replica, 20);
     drop((client, streams));
@@ -225,7 +144,7 @@ fn requests_of_a_connection_count_among_the_connections() {
     let replica = slow(u32::MAX);
     let limits = "gateway: { limits: { connections: 4, h2Streams: 7 } }\n";
     let tutti = Tutti::start(&format!("{limits}{}", pool(&[replica.url()], "expose: all")));
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (answer, _stream) = client.send("POST", "/api/chat", &[], &chat("hi", true));
     let first = client.head(answer);
     assert_eq!(client.sender.current_max_send_streams(), 7);
@@ -245,7 +164,7 @@ fn a_client_that_takes_nothing_of_a_stream_loses_that_one() {
     let replica = simulator_with(Config { machine, answer_tokens: 1 << 15, ..quick() });
     let limits = "gateway: { limits: { writeStall: 700ms } }\n";
     let tutti = Tutti::start(&format!("{limits}{}", pool(&[replica.url()], "expose: all")));
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     // Neither of these is read, and so their windows stay as they are.
     let (stream, _sent) = client.send("POST", "/api/chat", &[], &chat("hi", true));
     let (whole, _sent) = client.send("POST", "/api/chat", &[], &chat("hi", false));
@@ -266,7 +185,7 @@ fn a_client_that_pauses_is_not_cut() {
     let replica = simulator_with(Config { answer_tokens: 1 << 13, ..quick() });
     let limits = "gateway: { limits: { writeStall: 700ms } }\n";
     let tutti = Tutti::start(&format!("{limits}{}", pool(&[replica.url()], "expose: all")));
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (answer, _sent) = client.send("POST", "/v1/chat/completions", &[], &chat("hi", true));
     let mut body = client.head(answer).into_body();
     let text = client.runtime.block_on(async {
@@ -291,7 +210,7 @@ fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let replica = slow(200);
     let limits = "gateway: { limits: { headerTimeout: 300ms } }\n";
     let tutti = Tutti::start(&format!("{limits}{}", pool(&[replica.url()], "expose: all")));
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let (status, _, body) = client.ask("POST", "/api/chat", &[], &chat("hi", true)); // takes a second
     assert!(status == 200 && body.trim_end().ends_with("\"done\":true}") || body.contains("\"done\":true"), "{body}");
     client.ends();
@@ -365,7 +284,7 @@ fn a_rapid_reset_is_cut_short() {
     eventually("counted", || (hits(&tutti, "h2_flood") == 1.0).then_some(()));
     tutti.wait_said("an HTTP/2 client is cut");
     assert!(tutti.logged().len() < 1000, "{} of 10000 requests were begun", tutti.logged().len());
-    assert_eq!(Client::connect(&tutti).ask("GET", "/healthz", &[], "").0, 200);
+    assert_eq!(Http2::connect(&tutti.listen()).ask("GET", "/healthz", &[], "").0, 200);
 }
 
 #[test]
@@ -385,13 +304,13 @@ fn a_head_without_end_is_cut_short() {
     let sent = (0..100_000).take_while(|_| raw.frame(CONTINUATION, 0, 1, &[])).count();
     assert!(sent < 100_000, "{sent} parts of one head were taken");
     eventually("counted", || (hits(&tutti, "h2_flood") == 2.0).then_some(()));
-    assert_eq!(Client::connect(&tutti).ask("GET", "/healthz", &[], "").0, 200);
+    assert_eq!(Http2::connect(&tutti.listen()).ask("GET", "/healthz", &[], "").0, 200);
 }
 
 #[test]
 fn a_head_that_is_too_large_is_refused_and_the_connection_stands() {
     let tutti = Tutti::before(&[simulator().url()]);
-    let mut client = Client::connect(&tutti);
+    let mut client = Http2::connect(&tutti.listen());
     let large = |bytes: usize| "x".repeat(bytes);
     assert_eq!(client.ask("GET", "/healthz", &[("x", &large(31_000))], "").0, 200);
     let (status, _, body) = client.ask("GET", "/v1/models", &[("x", &large(33_000))], "");

@@ -3,6 +3,7 @@
 mod certificate;
 mod client;
 mod dns;
+mod http2;
 mod keyed;
 pub mod scripts;
 mod tutti;
@@ -10,6 +11,7 @@ mod tutti;
 pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
 pub use dns::{Dns, Says};
+pub use http2::Http2;
 pub use keyed::{Keyed, id_of, with_keys};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 

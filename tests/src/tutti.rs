@@ -203,6 +203,12 @@ impl Tutti {
         self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether it has said this on standard error.
+    pub fn has_said(&self, message: &str) -> bool {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().any(|line| line["fields"]["message"].as_str().is_some_and(|said| said.contains(message)))
+    }
+
     /// Waits for a request's line on standard output that is as wanted.
     pub fn wait_logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("a log line: {what}"), || {

@@ -177,7 +177,7 @@ pools: [[p, ollama, null, [[\"http://h:1\", null, null, \"http://h:2\", /etc/key
     assert_eq!(
         of(listed).unwrap_err(),
         [
-            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, nameservers, ops, tls }",
+            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, nameservers, ops, shutdownDelay, tls }",
             "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, slots, timeouts }",
         ]
     );

@@ -39,7 +39,7 @@ fn own(ask: &Ask, shared: &Shared, caller: Option<&Key>) -> Result<Response<Resp
     Ok(match ask {
         Ask::Root => text(StatusCode::OK, "Ollama is running"),
         Ask::Health => text(StatusCode::OK, "ok"),
-        Ask::Ready if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
+        Ask::Ready if !shared.ending.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Ask::Ready => text(StatusCode::OK, "ready"),
         Ask::Version => with_instance(json_response(200, &json!({ "version": version(shared) })), shared),
         Ask::Tags => json_response(200, &json!({ "models": listed.map(|route| tag(route)).collect::<Vec<_>>() })),

@@ -16,6 +16,7 @@ use super::event::print_error;
 use super::{Broken, Line, Passing};
 use crate::budget::Room;
 use crate::classify::Dialect;
+use crate::ending::{self, Ending, Phase};
 use crate::errors::{Code, Failure};
 use crate::health::Cause;
 use crate::limits::{self, Limit};
@@ -45,6 +46,8 @@ pub(crate) struct Streaming {
     pub(crate) passing: Passing,
     pub(crate) dialect: Dialect,
     pub(crate) idle: Idle,
+    /// Who polls the body wakes when the gateway is over.
+    pub(crate) ending: Arc<Ending>,
     /// Whether what went out so far ended with a line's end.
     pub(crate) at_line_end: bool,
     pub(crate) ended: bool,
@@ -172,6 +175,8 @@ impl Streaming {
                         let silent = format!("the replica was silent for {:?} within its answer", self.idle.limit);
                         Err((Bytes::new(), Broken::Garbled(silent)))
                     }
+                    Poll::Pending if self.ending.has_reached(Phase::Over) && whole => self.finish(),
+                    Poll::Pending if self.ending.has_reached(Phase::Over) => Err((Bytes::new(), Broken::Over)),
                     Poll::Pending => return Poll::Pending,
                 },
             };
@@ -209,6 +214,7 @@ impl Streaming {
         let (failure, tell) = match broken {
             Broken::Said(message) => (Failure::quoting(Code::StreamInterrupted, message).blaming(Cause::Error), false),
             Broken::Garbled(message) => (Failure::new(Code::StreamInterrupted, message).blaming(cause), true),
+            Broken::Over => (ending::over(), true),
             Broken::Unsayable(message) => (Failure::new(Code::StreamInterrupted, message).blaming_none(), true),
         };
         if let Some(settlement) = settlement {

@@ -11,6 +11,7 @@ use memchr::{memchr, memrchr};
 
 use super::event::{self, Event, Framing};
 use crate::dialect::Usage;
+use crate::ending;
 use crate::json::Malformed;
 
 /// Longest line of a stream. Unit: bytes.
@@ -41,13 +42,17 @@ pub(crate) enum Broken {
     Unsayable(String),
     /// It is no answer of this dialect, or ended before its end; what was wrong, for the log and the client.
     Garbled(String),
+    /// The gateway is over before it.
+    Over,
 }
 
 impl Broken {
     /// What to tell.
     pub(crate) fn message(self) -> String {
-        let (Broken::Said(message) | Broken::Garbled(message) | Broken::Unsayable(message)) = self;
-        message
+        match self {
+            Broken::Said(message) | Broken::Garbled(message) | Broken::Unsayable(message) => message,
+            Broken::Over => ending::over().message,
+        }
     }
 }
 

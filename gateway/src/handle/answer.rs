@@ -50,6 +50,7 @@ impl Attempt<'_> {
                 passing,
                 dialect: self.reading.facts.api.dialect(),
                 idle: Idle::new(route.pool.idle),
+                ending: self.shared.ending.clone(),
                 at_line_end: true,
                 ended: false,
             })

@@ -8,6 +8,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use smallvec::smallvec;
+use tutti_api::Priority;
 
 use super::head::{PASSED_ON, header};
 use crate::answers;
@@ -35,6 +36,8 @@ pub(super) struct Attempt<'a> {
     pub(super) headers: &'a HeaderMap,
     /// Whose key it came with, where there are keys.
     pub(super) caller: Option<&'a Key>,
+    /// Before whom it goes in a queue.
+    pub(super) class: Priority,
     /// What all bodies may have together. Unit: bytes.
     pub(super) budget: usize,
     /// The request in other words, where its replicas speak another API.
@@ -53,7 +56,7 @@ impl Attempt<'_> {
     pub(super) async fn slot(&mut self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
         let asked = Instant::now();
         let mut looked = false;
-        let mut place = Place::default();
+        let mut place = Place::of_class(self.class);
         settlement.queue();
         loop {
             let (generation, route) = self.route(&mut looked).await?;

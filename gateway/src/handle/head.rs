@@ -4,6 +4,7 @@ use std::cell::Cell;
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
+use tutti_api::Priority;
 
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
@@ -13,6 +14,7 @@ pub(super) mod header {
     use http::header::HeaderName;
 
     pub(in crate::handle) const MODEL: HeaderName = HeaderName::from_static("x-tutti-model");
+    pub(in crate::handle) const PRIORITY: HeaderName = HeaderName::from_static("x-tutti-priority");
     pub(in crate::handle) const REVISION: HeaderName = HeaderName::from_static("x-tutti-revision");
     pub(in crate::handle) const REPLICA: HeaderName = HeaderName::from_static("x-tutti-replica");
     pub(in crate::handle) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
@@ -20,8 +22,9 @@ pub(super) mod header {
     pub(in crate::handle) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(in crate::handle) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     /// What a page's script may read of them.
-    pub(in crate::handle) const EXPOSED: &str =
-        "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, x-tutti-adjusted, retry-after";
+    pub(in crate::handle) const EXPOSED: &str = "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, \
+        x-tutti-adjusted, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
+        x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
     pub(in crate::handle) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 }
 
@@ -45,6 +48,19 @@ pub(super) fn named(headers: &HeaderMap, in_path: Option<String>) -> Result<Opti
             Err(_) => Err(Failure::new(Code::InvalidHeader, "x-tutti-model is not UTF-8")),
         },
     }
+}
+
+/// The class that a request asks for; `normal` where it asks for none.
+pub(super) fn priority(headers: &HeaderMap) -> Result<Priority, Failure> {
+    let mut given = headers.get_all(header::PRIORITY).iter();
+    let Some(asked) = given.next() else { return Ok(Priority::default()) };
+    let known = Priority::ALL.into_iter().find(|known| asked == known.name());
+    let message = match (known, given.next()) {
+        (Some(known), None) => return Ok(known),
+        (_, Some(_)) => "x-tutti-priority stands twice",
+        (None, None) => "x-tutti-priority is none of interactive, normal and bulk",
+    };
+    Err(Failure::new(Code::InvalidHeader, message))
 }
 
 pub(super) fn dialect_of(path: &str) -> Dialect {

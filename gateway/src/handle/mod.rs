@@ -7,14 +7,18 @@ mod head;
 mod show;
 
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
 
 use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use self::attempt::{Attempt, LOOK_AGAIN};
-use self::head::{dialect_of, header, named, request_id};
+use self::head::{dialect_of, header, named, priority, request_id};
 use crate::budget::Room;
 use crate::classify::{self, Api, Ask};
 use crate::errors::Failure;
@@ -22,9 +26,10 @@ use crate::exchange::ResponseBody;
 use crate::record::Phase;
 use crate::settle::Settlement;
 use crate::shared::Shared;
-use crate::{answers, identify, intake};
+use crate::{answers, ending, identify, intake};
 
-/// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase.
+/// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase. Who
+/// polls it wakes when the gateway is over: then what has not been answered is refused.
 pub(crate) async fn handle(
     shared: Arc<Shared>,
     request: Request<Incoming>,
@@ -36,7 +41,14 @@ pub(crate) async fn handle(
     settlement.record.traceparent = request.headers().get(header::TRACEPARENT).cloned();
     let origin = identify::origin(request.uri(), request.headers(), &shared.table().config.gateway.allowed_hosts);
     let served = match &origin {
-        Ok(_) => serve(&shared, request, &mut settlement).await,
+        Ok(_) => {
+            let mut serving = pin!(serve(&shared, request, &mut settlement));
+            poll_fn(|cx| match serving.as_mut().poll(cx) {
+                Poll::Pending if shared.ending.has_reached(ending::Phase::Over) => Poll::Ready(Err(ending::over())),
+                other => other,
+            })
+            .await
+        }
         Err(failure) => Err(failure.clone()),
     };
     let mut response = served.unwrap_or_else(|failure| {
@@ -46,6 +58,9 @@ pub(crate) async fn handle(
     let is_refused = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
     headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    if let Some(key) = settlement.record.caller.as_ref().filter(|_| !is_refused) {
+        key.tell(headers, Instant::now());
+    }
     if is_refused {
         headers.insert(answers::INSTANCE, shared.instance.clone()); // without a key, a gateway knows itself by this
     }
@@ -108,7 +123,9 @@ async fn serve(
         return answers::answer(&ask, shared, settlement.record.caller.as_deref(), LOOK_AGAIN).await;
     };
     settlement.record.api = Some(api);
+    settlement.admit()?;
     let named = named(&head.headers, in_path)?;
+    let asked = priority(&head.headers)?;
 
     let limits = &config.gateway.limits;
     let budget = limits.buffered_bodies.bytes();
@@ -121,9 +138,10 @@ async fn serve(
     let (body, headers) = (&body, &head.headers);
     let caller = settlement.record.caller.clone();
     let caller = caller.as_deref();
+    let class = caller.map_or(asked, |key| key.class(asked));
     let (crossing, failed_at, adjusted) = (None, None, None);
     let mut attempt =
-        Attempt { shared, reading: &reading, body, headers, caller, budget, crossing, failed_at, adjusted };
+        Attempt { shared, reading: &reading, body, headers, caller, class, budget, crossing, failed_at, adjusted };
     if api == Api::OllamaShow {
         return attempt.show(settlement).await;
     }

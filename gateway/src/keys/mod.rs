@@ -5,12 +5,15 @@
 //! follows the file, and keeps what it had where the file says nothing that could be gone by.
 
 pub mod file;
+mod limits;
 mod models;
+mod rate;
 mod ring;
 mod secret;
 mod set;
 mod store;
 
+pub(crate) use limits::AtOnce;
 pub(crate) use ring::Opened;
 pub use ring::{Keyring, KeysStatus};
 pub use secret::{NewKey, id_in};

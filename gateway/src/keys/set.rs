@@ -2,12 +2,17 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
+use http::HeaderMap;
 use serde::{Deserialize, Serialize};
-use tutti_api::{KeySpec, KeyState, KeysFile, Timestamp};
+use tutti_api::{KeySpec, KeyState, KeysFile, Priority, Timestamp};
 
+use super::limits::{AtOnce, Limits};
 use super::models::Models;
 use super::secret::hash;
+use crate::errors::Failure;
+use crate::record::Record;
 use crate::table::{Route, Table};
 
 /// Longest text that is looked at as a key. Unit: bytes.
@@ -24,17 +29,21 @@ pub struct Key {
     expires: Option<Timestamp>,
     /// `None`: all.
     models: Option<Models>,
+    limits: Limits,
+    priority: Priority,
 }
 
 impl Key {
-    /// The key of an entry.
-    pub(crate) fn of(spec: &KeySpec, tenant: Arc<str>) -> Self {
+    /// The key of an entry; what it has used, it has used before the file was read again.
+    pub(crate) fn of(spec: &KeySpec, tenant: Arc<str>, before: Option<&Key>) -> Self {
         Self {
             id: spec.id.as_str().into(),
             tenant,
             revoked: spec.revoked.is_some(),
             expires: spec.expires,
             models: spec.models.as_deref().map(Models::of),
+            priority: spec.priority,
+            limits: Limits::of(spec, before.map(|key| key.limits.used.clone()).unwrap_or_default()),
         }
     }
 
@@ -46,6 +55,29 @@ impl Key {
     /// Whether there is no model that it may not use.
     pub fn may_use_all(&self) -> bool {
         self.models.is_none()
+    }
+
+    /// Takes a request of this moment in, as far as its limits go. What it holds is held until the request is settled.
+    ///
+    /// # Errors
+    /// Which limit is used up.
+    pub(crate) fn admit(&self, now: Instant) -> Result<Option<AtOnce>, Failure> {
+        self.limits.admit(now)
+    }
+
+    /// The class of a request that asks for this one.
+    pub fn class(&self, asked: Priority) -> Priority {
+        asked.max(self.priority)
+    }
+
+    /// Charges what a request of its has cost.
+    pub(crate) fn charge(&self, record: &Record, now: Instant) {
+        self.limits.charge(record, now);
+    }
+
+    /// Says in an answer's headers what is left of its limits.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap, now: Instant) {
+        self.limits.tell(headers, now);
     }
 
     /// Whether it opens anything now.
@@ -79,13 +111,15 @@ impl KeySet {
     /// The keys of a file, which come after these.
     pub fn of(file: &KeysFile, before: Option<&KeySet>) -> Self {
         let mut set = Self { by_hash: HashMap::new(), tenants: HashSet::new() };
+        let by_id: HashMap<&str, &Key> =
+            before.into_iter().flat_map(|set| set.by_hash.values()).map(|key| (&*key.id, &**key)).collect();
         for spec in &file.keys {
             let Some(hash) = bytes(&spec.sha256) else { continue };
             let name = &*spec.tenant;
             let known = set.tenants.get(name).or_else(|| before?.tenants.get(name)).cloned();
             let tenant = known.unwrap_or_else(|| name.into());
             set.tenants.insert(tenant.clone());
-            set.by_hash.insert(hash, Arc::new(Key::of(spec, tenant)));
+            set.by_hash.insert(hash, Arc::new(Key::of(spec, tenant, by_id.get(&*spec.id).copied())));
         }
         set
     }

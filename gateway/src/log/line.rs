@@ -251,7 +251,7 @@ mod tests {
         let pool = tutti_api::PoolSpec::default();
         let replica = Registry::default().replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         let keys = format!("keys: [{{ id: k1, name: n, tenant: acme, sha256: \"{}\" }}]", "0".repeat(64));
-        let key = Key::of(&tutti_api::load_keys(&keys, "").unwrap().keys[0], "acme".into());
+        let key = Key::of(&tutti_api::load_keys(&keys, "").unwrap().keys[0], "acme".into(), None);
         let everything = |record: &mut Record| {
             record.api = Some(Api::OllamaChat);
             record.traceparent =

@@ -1,4 +1,4 @@
-//! The decisions: plain least-loaded, first come first served, bounded.
+//! The decisions: plain least-loaded, the highest class first, in it first come first served, bounded.
 //!
 //! Pure and incremental: [`Scheduler::on`] takes an event and the time and appends actions. It knows slots and waiters
 //! by number only. A slot's [`View`] is true while its gate is closed, for then nobody but the owner takes slots; what
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use smallvec::SmallVec;
+use tutti_api::Priority;
 
 use super::View;
 use crate::errors::Code;
@@ -40,6 +41,8 @@ pub enum Event {
 pub struct Arrival {
     /// Its number.
     pub waiter: WaiterId,
+    /// Its class: no lower one goes before it.
+    pub class: Priority,
     /// What it waits for.
     pub target: TargetId,
     /// The slots of that target.
@@ -69,7 +72,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Scheduler {
     bound: usize,
-    waiting: HashMap<WaiterId, (LineId, Instant)>,
+    waiting: HashMap<WaiterId, (LineId, Priority, Instant)>,
     lines: HashMap<LineId, Line>,
     slots: HashMap<SlotId, Slot>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
@@ -82,11 +85,14 @@ pub struct Scheduler {
 /// A target, and which of its slots nobody in the line may take.
 type LineId = (TargetId, Option<SlotId>);
 
+/// A waiter's place among others: its class, then the order of arrival.
+type Rank = (Priority, WaiterId);
+
 /// Those who wait for the same slots, in order.
 #[derive(Debug)]
 struct Line {
     slots: Arc<[SlotId]>,
-    waiters: BTreeSet<WaiterId>,
+    waiters: BTreeSet<Rank>,
 }
 
 /// A slot with a closed gate; `view` is missing until the owner has read it.
@@ -131,7 +137,7 @@ impl Scheduler {
                     .lines
                     .iter()
                     .filter(|((target, _), _)| !live.contains(target))
-                    .flat_map(|(_, line)| line.waiters.iter().copied())
+                    .flat_map(|(_, line)| line.waiters.iter().map(|(_, waiter)| *waiter))
                     .collect();
                 for waiter in gone {
                     self.leave(waiter, actions);
@@ -163,7 +169,7 @@ impl Scheduler {
     }
 
     fn arrive(&mut self, arrival: Arrival, actions: &mut Vec<Action>) {
-        let Arrival { waiter, target, slots, until, exclude } = arrival;
+        let Arrival { waiter, class, target, slots, until, exclude } = arrival;
         // It chose by one table and arrived after the next: nothing would ever free what it waits for.
         if self.live.as_ref().is_some_and(|live| !live.contains(&target)) {
             return actions.push(Action::Reroute(waiter));
@@ -178,12 +184,12 @@ impl Scheduler {
         let exclude = exclude.filter(|exclude| others(*exclude).next().is_some());
         let id = (target, exclude);
         let slots = exclude.map_or_else(|| slots.clone(), |exclude| others(exclude).collect());
-        self.waiting.insert(waiter, (id, until));
+        self.waiting.insert(waiter, (id, class, until));
         self.deadlines.insert((until, waiter));
         let line = self.lines.entry(id).or_insert_with(|| Line { slots: slots.clone(), waiters: BTreeSet::new() });
-        line.waiters.insert(waiter);
+        line.waiters.insert((class, waiter));
         if line.waiters.len() > 1 {
-            return; // the gates are closed, and those before it have not been served either
+            return; // the gates are closed, and the others have not been served either
         }
         for slot in slots.iter() {
             let known = self.slots.entry(*slot).or_default();
@@ -198,7 +204,7 @@ impl Scheduler {
         }
     }
 
-    /// Hands out what is free, to the oldest first, among the lines that the slot concerns.
+    /// Hands out what is free, to the highest class and in it the oldest first, among the lines that the slot concerns.
     fn serve(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
         let Some(lines) = self.slots.get(&slot).map(|slot| slot.lines.clone()) else { return };
         loop {
@@ -209,7 +215,7 @@ impl Scheduler {
                     Some((*line.waiters.first()?, self.best(&line.slots)?))
                 })
                 .min();
-            let Some((waiter, slot)) = next else { return };
+            let Some(((_, waiter), slot)) = next else { return };
             if let Some(view) = self.slots.get_mut(&slot).and_then(|slot| slot.view.as_mut()) {
                 view.in_flight += 1;
             }
@@ -234,10 +240,10 @@ impl Scheduler {
 
     /// Takes a waiter out; the last of its line opens the gates that no other line needs.
     fn leave(&mut self, waiter: WaiterId, actions: &mut Vec<Action>) {
-        let Some((line_id, until)) = self.waiting.remove(&waiter) else { return };
+        let Some((line_id, class, until)) = self.waiting.remove(&waiter) else { return };
         self.deadlines.remove(&(until, waiter));
         let Some(line) = self.lines.get_mut(&line_id) else { return };
-        line.waiters.remove(&waiter);
+        line.waiters.remove(&(class, waiter));
         if !line.waiters.is_empty() {
             return;
         }

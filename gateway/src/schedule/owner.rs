@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
+use tutti_api::Priority;
 
 use super::core::{Action, Arrival, Event, Scheduler, SlotId, WaiterId};
 use super::slots::{Slots, Target};
@@ -95,6 +96,7 @@ pub struct Owner {
 enum Message {
     Arrive {
         waiter: WaiterId,
+        class: Priority,
         target: Arc<Target>,
         until: Instant,
         exclude: Option<SlotId>,
@@ -120,11 +122,17 @@ enum Message {
 /// A request's place in a queue, once it has had to take one. Dropping it before a verdict came takes the request out.
 #[derive(Debug, Default)]
 pub struct Place {
+    class: Priority,
     taken: Option<(Arc<Owner>, WaiterId)>,
     waits: bool,
 }
 
 impl Place {
+    /// None yet, for a request of this class.
+    pub fn of_class(class: Priority) -> Self {
+        Self { class, taken: None, waits: false }
+    }
+
     /// The place in this queue: the one it has, or a new one behind all others.
     fn of(&mut self, owner: &Arc<Owner>) -> WaiterId {
         match &self.taken {
@@ -185,7 +193,8 @@ impl Owner {
         let (reply, verdict) = oneshot::channel();
         let waiter = place.of(self);
         place.waits = true;
-        self.send(Message::Arrive { waiter, target: target.clone(), until, exclude, reply, owner: self.clone() });
+        let (class, target, owner) = (place.class, target.clone(), self.clone());
+        self.send(Message::Arrive { waiter, class, target, until, exclude, reply, owner });
         let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
         place.waits = false;
         verdict
@@ -262,11 +271,11 @@ impl Task {
                     self.on(Event::Slot(slot, view));
                 }
             }
-            Some(Message::Arrive { waiter, target, until, exclude, reply, owner }) => {
+            Some(Message::Arrive { waiter, class, target, until, exclude, reply, owner }) => {
                 self.slots.extend(target.slots().iter().map(|slots| (slots.id(), slots.clone())));
                 self.replies.insert(waiter, (reply, owner));
                 let slots = target.ids.clone();
-                self.on(Event::Arrive(Arrival { waiter, target: target.id(), slots, until, exclude }));
+                self.on(Event::Arrive(Arrival { waiter, class, target: target.id(), slots, until, exclude }));
             }
             Some(Message::Table { live, bound, done }) => {
                 self.core.set_bound(bound);

@@ -1,10 +1,16 @@
 //! One accepts and hands each socket to the core with the fewest connections (docs/decisions/how-sockets-reach-cores.md).
 
-use std::net::TcpListener;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+
 use super::core::Door;
+use crate::ending::Phase;
 use crate::limits::{self, Seldom};
 use crate::shared::Shared;
 
@@ -26,29 +32,37 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, shared: Arc<
             "the limit on open files (ulimit -n) is too low for limits.connections"
         );
     }
-    let mut draining = shared.drained();
+    let mut draining = pin!(shared.ending.reached(Phase::Draining));
     loop {
         let accepted = tokio::select! {
             biased; // none more where both are ready
-            () = draining.begins() => return,
-            accepted = listener.accept() => accepted.and_then(|(socket, peer)| Ok((socket.into_std()?, peer))),
+            () = draining.as_mut() => break,
+            accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((socket, peer)) => {
-                if let Some(limit) = shared.full() {
-                    limits::hit(limit);
-                    continue; // closing it says more than letting it wait
-                }
-                let Some(door) = doors.iter().min_by_key(|door| door.open()) else { return };
-                door.hand(socket, peer, &shared);
+        // Out of files, mostly.
+        if let Err(error) = accepted.and_then(|(socket, peer)| admit(socket, peer, &doors, &shared)) {
+            if let Some(unsaid) = FAILED.say() {
+                tracing::warn!(%error, unsaid, "cannot accept a connection");
             }
-            // Out of files, mostly.
-            Err(error) => {
-                if let Some(unsaid) = FAILED.say() {
-                    tracing::warn!(%error, unsaid, "cannot accept a connection");
-                }
-                tokio::time::sleep(PAUSE).await;
-            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
+    // Who came before the port closes is served.
+    let mut now = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(&mut now) {
+        let _ = admit(socket, peer, &doors, &shared); // no file left for it: it closes
+    }
+}
+
+/// Hands a connection to a core, if there is room for it; closing it at once says more than letting it wait.
+fn admit(socket: TcpStream, peer: SocketAddr, doors: &[Door], shared: &Arc<Shared>) -> io::Result<()> {
+    let socket = socket.into_std()?;
+    if let Some(limit) = shared.full() {
+        limits::hit(limit);
+        return Ok(());
+    }
+    if let Some(door) = doors.iter().min_by_key(|door| door.open()) {
+        door.hand(socket, peer, shared);
+    }
+    Ok(())
 }

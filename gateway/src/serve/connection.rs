@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,11 +10,13 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::time::{sleep, timeout};
 use tutti_api::LimitsSpec;
 
+use super::activity::Activity;
 use super::core::Counted;
 use super::handshake::shake;
 use super::socket::Socket;
 use super::stream::Stream;
 use super::{http1, http2};
+use crate::ending::{Ending, Phase};
 use crate::limits::{self, Limit};
 use crate::shared::Shared;
 use crate::tls::HTTP_2;
@@ -30,9 +33,8 @@ const PROBES: u32 = 3;
 /// Serves a connection to its end.
 pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, counted: Counted, shared: Arc<Shared>) {
     let limits = shared.table().config.gateway.limits.clone();
-    let mut draining = shared.drained();
     let too_late = async {
-        draining.begins().await;
+        shared.ending.reached(Phase::Draining).await;
         sleep(CLOSE_WITHIN).await;
     };
     let opened = tokio::select! {
@@ -47,6 +49,32 @@ pub(super) async fn serve(socket: TcpStream, peer: SocketAddr, counted: Counted,
         }
         Ok(None) => {}
         Err(error) => tracing::debug!(%error, "a connection was lost before it began"),
+    }
+}
+
+/// Lets a connection of a gateway that drains come to its end. One that lies idle is given time for a request that may be
+/// on its way, then closed by `shut`, as which a busy one closes after its answer; what is neither then, half a head or a
+/// client that does not go, is dropped: `None`. Whatever is at work is woken when the gateway is over.
+pub(super) async fn wind_up<C: Future + Unpin>(
+    mut connection: &mut C,
+    shut: impl Fn(Pin<&mut C>),
+    activity: &Activity,
+    ending: &Ending,
+) -> Option<C::Output> {
+    let mut over = pin!(ending.reached(Phase::Over));
+    let (mut is_over, mut is_shut) = (false, false);
+    loop {
+        tokio::select! {
+            ended = &mut connection => return Some(ended),
+            () = over.as_mut(), if !is_over => is_over = true,
+            () = activity.idle_for(CLOSE_WITHIN) => {
+                if is_shut {
+                    return None;
+                }
+                is_shut = true;
+            }
+        }
+        shut(Pin::new(&mut *connection));
     }
 }
 

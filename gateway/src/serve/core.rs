@@ -9,13 +9,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::connection;
+use crate::ending::Phase;
 use crate::shared::Shared;
 use crate::{exchange, log, metrics};
 
 /// How often a core writes its log lines and looks for idle connections.
 const TICK: Duration = Duration::from_millis(100);
+
+/// How long the last words to requests that have not ended may take to go out.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// The way to a core.
 #[derive(Clone, Debug)]
@@ -108,12 +113,18 @@ impl Cores {
         self.doors.clone()
     }
 
-    /// Waits until no connection is open, or until `deadline` has passed; then the threads end. True where none was left.
+    /// Waits until no connection is open, or until `deadline` has passed; then those who are left are told, and the
+    /// threads end. True where nobody was left.
     pub(super) async fn drain(self, shared: &Shared, deadline: Duration) -> bool {
-        let until = Instant::now() + deadline;
-        let mut closed = shared.closed.subscribe();
-        let all_closed = async { while shared.connections.load(Relaxed) > 0 && closed.changed().await.is_ok() {} };
-        let clean = tokio::time::timeout_at(until.into(), all_closed).await.is_ok();
+        let all_closed = || async {
+            let mut closed = shared.closed.subscribe();
+            while shared.connections.load(Relaxed) > 0 && closed.changed().await.is_ok() {}
+        };
+        let clean = timeout(deadline, all_closed()).await.is_ok();
+        if !clean {
+            shared.ending.enter(Phase::Over);
+            let _ = timeout(LAST_WORDS, all_closed()).await; // who does not take them even now is cut
+        }
         for door in &self.doors {
             let _ = door.sockets.send(None);
         }

@@ -1,17 +1,26 @@
 //! HTTP/1.1: one request at a time on a connection.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::header::{CONNECTION, HeaderValue};
+use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::connection::CLOSE_WITHIN;
+use super::activity::{Activity, AtWork};
+use super::connection::wind_up;
 use super::socket::Socket;
 use super::stream::Stream;
+use crate::ending::Phase;
+use crate::exchange::ResponseBody;
 use crate::handle::handle;
 use crate::limits::{self, Limit, Seldom};
 use crate::shared::Shared;
@@ -24,11 +33,16 @@ pub(super) async fn serve(
     max_head: usize,
     header_timeout: Duration,
 ) {
-    let mut draining = shared.drained();
-    let asked = AtomicBool::new(false);
+    let activity = Arc::new(Activity::default());
     let service = service_fn(|request| {
-        asked.store(true, Relaxed);
-        handle(shared.clone(), request)
+        let (at_work, answer) = (activity.begin(), handle(shared.clone(), request));
+        async move {
+            let mut response = answer.await?;
+            if shared.ending.has_reached(Phase::Leaving) {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _at_work: at_work }))
+        }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -38,12 +52,10 @@ pub(super) async fn serve(
         .serve_connection(TokioIo::new(socket), service);
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = draining.begins() => {
-            Pin::new(&mut connection).graceful_shutdown(); // an idle one closes, a busy one after its answer
-            match tokio::time::timeout(CLOSE_WITHIN, &mut connection).await {
-                Ok(ended) => ended,
-                Err(_) if asked.load(Relaxed) => (&mut connection).await,
-                Err(_) => return, // to hyper half a head is busy
+        () = shared.ending.reached(Phase::Draining) => {
+            match wind_up(&mut connection, |connection| connection.graceful_shutdown(), &activity, &shared.ending).await {
+                Some(ended) => ended,
+                None => return,
             }
         }
     };
@@ -54,6 +66,29 @@ pub(super) async fn serve(
         limits::hit(Limit::HeaderTimeout); // with nothing read it was idle
     }
     tracing::debug!(%error, "a connection ended early");
+}
+
+/// An answer's body; the request is at work until it has gone.
+struct Answer {
+    body: ResponseBody,
+    _at_work: AtWork,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Takes note of a head that hyper answered with 400 or 431: no request came of it, and nobody else hears of it.

@@ -21,12 +21,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::time::timeout;
 use tutti_api::LimitsSpec;
 
-use super::connection::{CLOSE_WITHIN, PROBE_AFTER, PROBE_EVERY};
+use super::connection::{CLOSE_WITHIN, PROBE_AFTER, PROBE_EVERY, wind_up};
 use super::core::Counted;
 use super::paced::{Paced, guarded};
 use super::places::{Place, Places};
 use super::socket::Socket;
 use super::stream::Stream;
+use crate::ending::{Ending, Phase};
 use crate::errors::{Code, Failure};
 use crate::exchange::ResponseBody;
 use crate::handle::{handle, refuse};
@@ -61,34 +62,36 @@ pub(super) async fn serve(
         let (places, shared) = (places.clone(), shared.clone());
         move |request| answer(shared.clone(), request, places.take(&shared), max_head)
     });
-    let mut connection = http2::Builder::new(Streams { patience: limits.write_stall.get() })
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.h2_streams)
-        // A head that is somewhat too large gets an answer of ours; beyond, the library refuses it on its own.
-        .max_header_list_size(u32::try_from(max_head.saturating_mul(2)).unwrap_or(u32::MAX))
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .max_pending_accept_reset_streams(RESET_MAX)
-        .max_local_error_reset_streams(RESET_MAX)
-        .keep_alive_interval(PROBE_AFTER)
-        .keep_alive_timeout(PROBE_EVERY)
-        .serve_connection(TokioIo::new(socket), service);
-    let mut draining = shared.drained();
+    let mut connection =
+        http2::Builder::new(Streams { patience: limits.write_stall.get(), ending: shared.ending.clone() })
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.h2_streams)
+            // A head that is somewhat too large gets an answer of ours; beyond, the library refuses it on its own.
+            .max_header_list_size(u32::try_from(max_head.saturating_mul(2)).unwrap_or(u32::MAX))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESET_MAX)
+            .max_local_error_reset_streams(RESET_MAX)
+            .keep_alive_interval(PROBE_AFTER)
+            .keep_alive_timeout(PROBE_EVERY)
+            .serve_connection(TokioIo::new(socket), service);
+    let idle = places.activity.idle_for(limits.header_timeout.get());
     let ended = tokio::select! {
         ended = &mut connection => ended,
-        () = draining.begins() => {
-            Pin::new(&mut connection).graceful_shutdown(); // GOAWAY: what has begun ends
-            tokio::select! {
-                ended = &mut connection => ended,
-                () = places.idle_for(CLOSE_WITHIN) => return, // it neither asks nor closes
+        () = shared.ending.reached(Phase::Draining) => {
+            Pin::new(&mut connection).graceful_shutdown(); // GOAWAY, at once: what has begun ends, and nothing is lost
+            let shut = |connection: Pin<&mut _>| http2::Connection::graceful_shutdown(connection);
+            match wind_up(&mut connection, shut, &places.activity, &shared.ending).await {
+                Some(ended) => ended,
+                None => return,
             }
         }
-        () = places.idle_for(limits.header_timeout.get()) => {
+        () = idle => {
             Pin::new(&mut connection).graceful_shutdown();
             match timeout(CLOSE_WITHIN, &mut connection).await {
                 Ok(ended) => ended,
-                Err(_) if places.taken() == 0 => return,
+                Err(_) if places.activity.at_work() == 0 => return,
                 Err(_) => connection.await, // a request came at the last moment
             }
         }
@@ -157,10 +160,11 @@ fn too_large(request: &Request<Incoming>, max: usize) -> Option<Failure> {
 #[derive(Clone)]
 struct Streams {
     patience: Duration,
+    ending: Arc<Ending>,
 }
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        tokio::spawn(guarded(Box::pin(stream), self.patience));
+        tokio::spawn(guarded(Box::pin(stream), self.patience, self.ending.clone()));
     }
 }

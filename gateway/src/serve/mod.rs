@@ -1,6 +1,7 @@
 //! Sockets, threads and time around the request: a runtime a core for clients, one for control, ops and admin.
 
 mod accept;
+mod activity;
 mod admin;
 mod connection;
 mod core;
@@ -26,6 +27,7 @@ use ::http::HeaderValue;
 use tutti_api::Config;
 
 use crate::control::{Control, Task};
+use crate::ending::Phase;
 use crate::health;
 use crate::registry::Registry;
 use crate::shared::Shared;
@@ -136,10 +138,13 @@ impl Gateway {
         Status::of(&self.shared)
     }
 
-    /// Stops taking connections and work, and resolves when what runs has ended, or after `deadline`; then what is left
-    /// is cut. True where nothing was.
-    pub async fn drain(self, deadline: Duration) -> bool {
-        self.shared.drain();
+    /// Is not ready any more and serves on for `delay`; then takes no new connections, and resolves when what runs has
+    /// ended. What has not by `deadline` is told so: requests without an answer get a 503 that may be retried, streams an
+    /// error. True where nothing was left.
+    pub async fn drain(self, delay: Duration, deadline: Duration) -> bool {
+        self.shared.ending.enter(Phase::Leaving);
+        tokio::time::sleep(delay).await;
+        self.shared.ending.enter(Phase::Draining);
         self.cores.drain(&self.shared, deadline).await
     }
 }

@@ -6,7 +6,8 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::poll_fn;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::sleep;
 
 use super::places::Place;
+use crate::ending::{Ending, Phase};
 use crate::exchange::ResponseBody;
 use crate::limits::{self, Limit};
 
@@ -82,10 +84,13 @@ impl<B: Body<Data = Bytes, Error = Infallible> + Unpin> Body for Paced<B> {
 }
 
 /// Drives a stream to its end, or until its client has taken nothing of the answer for as long as `patience`; dropping
-/// the stream then resets it.
-pub(super) async fn guarded(mut stream: Pin<Box<impl Future<Output = ()>>>, patience: Duration) {
+/// the stream then resets it. It is woken when the gateway is over.
+pub(super) async fn guarded(mut stream: Pin<Box<impl Future<Output = ()>>>, patience: Duration, ending: Arc<Ending>) {
     let mut stalled = None;
+    let mut over = pin!(ending.reached(Phase::Over));
+    let mut is_over = false;
     poll_fn(|cx| {
+        is_over = is_over || over.as_mut().poll(cx).is_ready();
         ASKED.set(None);
         if stream.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

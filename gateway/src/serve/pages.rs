@@ -36,7 +36,7 @@ pub(super) async fn respond(port: Port, shared: Arc<Shared>, request: Request<In
     }
     match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" if shared.draining() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/readyz" if !shared.ending.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
         "/readyz" => text(StatusCode::OK, "ready\n"),
         "/metrics" => printed(shared, request.headers()).await,
         _ => text(StatusCode::NOT_FOUND, "there is no such page\n"),

@@ -15,7 +15,7 @@ struct World {
     /// Who was dispatched where, or passed by the fast path.
     running: Vec<(SlotId, Option<WaiterId>)>,
     /// Who waits for what, in order.
-    waiting: BTreeMap<WaiterId, Wish>,
+    waiting: BTreeMap<Rank, Wish>,
     departed: HashSet<WaiterId>,
     ended: Vec<(WaiterId, Code)>,
     next: WaiterId,
@@ -59,10 +59,11 @@ impl World {
                     }
                     Action::OpenGate(id) => self.slots.get_mut(&id).unwrap().closed = false,
                     Action::Dispatch(waiter, slot) => {
-                        let wish = self.waiting.remove(&waiter).expect("dispatched, and does not wait");
+                        let rank = self.rank(waiter).expect("dispatched, and does not wait");
+                        let wish = self.waiting.remove(&rank).expect("it waits");
                         assert!(!self.departed.contains(&waiter), "dispatched after it left");
-                        let mut older = self.waiting.range(..waiter);
-                        assert!(!older.any(|(_, wish)| self.room(*wish).contains(&slot)), "passed an older one");
+                        let mut before = self.waiting.range(..rank);
+                        assert!(!before.any(|(_, wish)| self.room(*wish).contains(&slot)), "passed one before it");
                         assert!(self.room(wish).contains(&slot), "not a slot for this one");
                         let view = self.slots.get_mut(&slot).unwrap();
                         assert!(view.closed, "dispatched through an open gate");
@@ -71,11 +72,11 @@ impl World {
                         self.running.push((slot, Some(waiter)));
                     }
                     Action::Reject(waiter, code) => {
-                        self.waiting.remove(&waiter);
+                        self.leave(waiter);
                         self.ended.push((waiter, code));
                     }
                     Action::Reroute(waiter) => {
-                        self.waiting.remove(&waiter).expect("rerouted, and does not wait");
+                        self.leave(waiter).expect("rerouted, and does not wait");
                     }
                 }
             }
@@ -103,19 +104,35 @@ impl World {
 
     /// A request: by the fast path where it is open, else to the owner.
     fn request(&mut self, target: TargetId, exclude: Option<SlotId>) {
+        self.request_of(Priority::Normal, target, exclude);
+    }
+
+    fn request_of(&mut self, class: Priority, target: TargetId, exclude: Option<SlotId>) {
         let slots = allowed((target, exclude));
         if let Some(id) = slots.iter().find(|id| !self.slots[id].closed && self.slots[id].free() > 0) {
             self.slots.get_mut(id).unwrap().in_flight += 1;
             return self.running.push((*id, None));
         }
-        self.arrive(target, exclude);
+        self.arrive_of(class, target, exclude);
+    }
+
+    fn rank(&self, waiter: WaiterId) -> Option<Rank> {
+        self.waiting.keys().find(|(_, other)| *other == waiter).copied()
+    }
+
+    fn leave(&mut self, waiter: WaiterId) -> Option<Wish> {
+        self.rank(waiter).and_then(|rank| self.waiting.remove(&rank))
     }
 
     fn arrive(&mut self, target: TargetId, exclude: Option<SlotId>) {
+        self.arrive_of(Priority::Normal, target, exclude);
+    }
+
+    fn arrive_of(&mut self, class: Priority, target: TargetId, exclude: Option<SlotId>) {
         let (waiter, until, slots) = (self.next, self.now + WAIT, TARGETS[target as usize].into());
         self.next += 1;
-        self.waiting.insert(waiter, (target, exclude));
-        self.on(Event::Arrive(Arrival { waiter, target, slots, until, exclude }));
+        self.waiting.insert((class, waiter), (target, exclude));
+        self.on(Event::Arrive(Arrival { waiter, class, target, slots, until, exclude }));
     }
 
     fn give_back(&mut self, pick: usize) {
@@ -132,8 +149,9 @@ impl World {
     }
 
     fn depart(&mut self, pick: usize) {
-        let Some(waiter) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else { return };
-        self.waiting.remove(&waiter);
+        let Some(rank) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else { return };
+        self.waiting.remove(&rank);
+        let (_, waiter) = rank;
         self.departed.insert(waiter);
         self.on(Event::Depart(waiter));
     }
@@ -161,7 +179,7 @@ fn allowed((target, exclude): Wish) -> Vec<SlotId> {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Request(TargetId, Option<SlotId>),
+    Request(Priority, TargetId, Option<SlotId>),
     GiveBack(usize),
     Depart(usize),
     Suspect(SlotId, bool),
@@ -173,7 +191,8 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0..2u64, prop::option::of(0..3u64)).prop_map(|(target, exclude)| Step::Request(target, exclude)),
+        6 => (prop::sample::select(&Priority::ALL[..]), 0..2u64, prop::option::of(0..3u64))
+            .prop_map(|(class, target, exclude)| Step::Request(class, target, exclude)),
         4 => any::<usize>().prop_map(Step::GiveBack),
         2 => any::<usize>().prop_map(Step::Depart),
         1 => (0..3u64, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
@@ -190,7 +209,7 @@ proptest! {
         let mut world = World::new(limit);
         for step in steps {
             match step {
-                Step::Request(target, exclude) => world.request(target, exclude),
+                Step::Request(class, target, exclude) => world.request_of(class, target, exclude),
                 Step::GiveBack(pick) => world.give_back(pick),
                 Step::Depart(pick) => world.depart(pick),
                 Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
@@ -235,8 +254,16 @@ fn a_full_queue_refuses_and_a_long_wait_ends() {
 #[test]
 fn who_chose_by_the_last_table_and_arrives_after_the_next_chooses_again() {
     let (mut core, now, mut actions) = (Scheduler::new(1), Instant::now(), Vec::new());
-    let arrival =
-        |waiter, target| Event::Arrive(Arrival { waiter, target, slots: [0].into(), until: now + WAIT, exclude: None });
+    let arrival = |waiter, target| {
+        Event::Arrive(Arrival {
+            waiter,
+            class: Priority::Normal,
+            target,
+            slots: [0].into(),
+            until: now + WAIT,
+            exclude: None,
+        })
+    };
     core.on(Event::Table([7].into()), now, &mut actions);
     core.on(arrival(1, 6), now, &mut actions);
     assert_eq!(actions, [Action::Reroute(1)]);
@@ -305,4 +332,19 @@ fn one_that_fails_and_is_kept_gets_its_turn_and_no_more() {
         world.arrive(0, None);
     }
     assert_eq!([0, 1].map(|slot| world.slots[&slot].in_flight), [8, 8], "better than to wait");
+}
+
+#[test]
+fn the_highest_class_goes_first_and_in_it_who_came_first() {
+    let mut world = World::new(1);
+    world.request(1, None);
+    for class in [Priority::Bulk, Priority::Normal, Priority::Interactive, Priority::Normal, Priority::Interactive] {
+        world.request_of(class, 1, None);
+    }
+    let mut order = Vec::new();
+    while !world.core.is_empty() {
+        world.give_back(0);
+        order.extend(world.running.last().and_then(|(_, waiter)| *waiter));
+    }
+    assert_eq!(order, [2, 4, 1, 3, 0]);
 }
