@@ -52,13 +52,12 @@ fn render(status: &Status, now: i64) -> String {
     }
     if let Some(keys) = &status.keys {
         let Counts { active, expired, revoked } = keys.keys;
-        page.push_str(&format!(
-            "keys: {active} active, {expired} expired, {revoked} revoked, of {}\n",
-            keys.file.display()
-        ));
-        if let Some(error) = &keys.reload.error {
-            page.push_str(&format!("the last change of the keys file was refused: {}\n", plain(error)));
-        }
+        let (file, at) = (keys.file.display(), Timestamp::from_unix(keys.reload.at));
+        page.push_str(&format!("keys: {active} active, {expired} expired, {revoked} revoked, of {file}; "));
+        page.push_str(&match &keys.reload.error {
+            None => format!("taken up at {at}\n"),
+            Some(error) => format!("its change at {at} was refused: {}\n", plain(error)),
+        });
     }
     if !status.at_next_start.is_empty() {
         page.push_str(&format!("changed, and taken at the next start: {}\n", status.at_next_start.join(", ")));

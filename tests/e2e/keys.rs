@@ -40,6 +40,8 @@ fn without_a_good_key_everything_is_refused_in_the_clients_words() {
         }
         assert_eq!(keyed.ask(&good, "POST", path, CHAT).status, 200, "{path}");
     }
+    let missing = keyed.tutti.ask("POST", "/v1/messages", CHAT).json();
+    assert_eq!((&missing["type"], &missing["error"]["type"]), (&"error".into(), &"authentication_error".into()));
     for path in ["/v1/models", "/v1/models/m", "/api/tags", "/api/ps", "/api/version", "/nowhere", "/api/pull"] {
         assert_eq!(keyed.tutti.ask("GET", path, "").status, 401, "{path}");
         assert_ne!(keyed.ask(&good, "GET", path, "").status, 401, "{path}");

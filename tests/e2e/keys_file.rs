@@ -41,8 +41,13 @@ fn a_changed_file_is_taken_up_and_a_broken_one_is_not() {
         assert_eq!(status(&keyed, &key), 200, "the keys stay as they were");
         mend();
     }
+    let (admin, token) = (keyed.tutti.admin(), keyed.tutti.token_file().display().to_string());
+    let shown = || run(&["status", "--admin", &admin, "--token-file", &token], &[]).stdout;
+    assert!(shown().contains("keys: 1 active, 0 expired, 0 revoked, of "), "{}", shown());
+    assert!(shown().contains("keys.yaml; taken up at 20"), "{}", shown());
     fs::remove_file(keyed.file()).unwrap();
     assert!(refused(&keyed).contains("there is no keys file"));
+    assert!(shown().contains("was refused: there is no keys file"), "{}", shown());
     assert_eq!(status(&keyed, &key), 200);
     mend();
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 use tutti_simulator::engine::Machine;
 use tutti_simulator::{Config, Fault, Running, Scope};
+use tutti_tests::scripts::{passes, python};
 use tutti_tests::{Answer, Client, Keyed, eventually, inference, pool, quick, reached, simulator, simulator_with};
 
 const OPENAI: &str = "/v1/chat/completions";
@@ -233,4 +234,32 @@ fn a_place_is_held_to_the_last_byte() {
     assert!(!has_place(&keyed, &key), "its head went out, and not its end");
     while !stream.chunk().unwrap().is_empty() {}
     eventually("the end of the stream", || has_place(&keyed, &key).then_some(()));
+}
+
+#[test]
+fn the_official_clients_know_what_a_key_is_told() {
+    let replica = simulator();
+    let keyed = Keyed::start(&pool(&[replica.url()], "expose: all"));
+    let key = keyed.new_key(&["--requests-per-minute", "60", "--models", "m"]);
+    let checks = [
+        "openai_with_its_key",
+        "openai_with_a_wrong_key",
+        "openai_with_another_model",
+        "ollama_with_its_key",
+        "ollama_without_a_key",
+        "openai_waits_as_long_as_it_is_told",
+    ];
+    let mut script = python("with_keys.py");
+    script.env("TUTTI_KEY", &key);
+    passes(script, &[format!("http://{}", keyed.tutti.listen())], &checks);
+    let outcomes = |request: &str, count: usize| {
+        eventually(request, || {
+            let lines = keyed.tutti.logged().into_iter().filter(|line| line["request_id"] == request);
+            let codes: Vec<_> = lines.map(|line| (line["outcome"].clone(), line["code"].clone())).collect();
+            (codes.len() == count).then_some(codes)
+        })
+    };
+    assert_eq!(outcomes("wrong", 1), [(json!("failed"), json!("invalid_api_key"))], "it does not try again");
+    // It asks once more, and not before there is a request left.
+    assert_eq!(outcomes("waits", 2), [(json!("failed"), json!("rate_limited")), (json!("ok"), json!(null))]);
 }
