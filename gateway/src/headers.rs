@@ -55,7 +55,7 @@ headers! {
     Out "x-tutti-revision" "a name" "Which revision of the model answered, where it has one.";
     Out "x-tutti-replica" "8 hex digits" "Which replica answered: tells two apart, and nothing else.";
     Out "x-tutti-queue-ms" "a number" "How long the request waited for a slot. Unit: milliseconds.";
-    Out "x-tutti-adjusted" "names of options" "What of the request was changed on its way to the replica.";
+    Out "x-tutti-adjusted" "fields, with commas between them" "What of the request was changed on its way to the replica: `num_ctx=8192` has this value now, `keep_alive` was left out, for the replica's API has no such field.";
     Out "x-tutti-instance" "16 hex digits" "On `/api/version`, `/v1/models` and a 401: which gateway this is, by which one knows itself.";
     Out "retry-after" "a number" "When to try again. Unit: seconds. The gateway's own, or the replica's.";
     Out "retry-after-ms" "a number" "The same in milliseconds, for OpenAI's clients.";
