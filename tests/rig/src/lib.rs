@@ -14,7 +14,7 @@ mod supervised;
 pub use cache::cache_dir;
 pub use deploy::{Kind, deployed};
 pub use gojson::{Decoded, GoJson};
-pub use ollama::{Ollama, OllamaOptions};
+pub use ollama::{Ollama, OllamaOptions, models_into};
 pub use packages::{node, python, python_packages};
 pub use supervised::Supervised;
 

@@ -78,7 +78,7 @@ impl Ollama {
     pub fn start(options: &OllamaOptions) -> Result<Self> {
         let folder = TempDir::with_prefix("tutti-ollama-")?;
         if options.models {
-            copy(&models::store()?, &folder.path().join("models"))?;
+            models_into(&folder.path().join("models"))?;
         }
         let (process, port) = launch(folder.path(), options)?;
         Ok(Self { process, port, options: options.clone(), folder })
@@ -179,6 +179,14 @@ fn listening_on(log: &str) -> Option<u16> {
     let (_, after) = log.split_once("Listening on 127.0.0.1:")?;
     let (port, _) = after.split_once(' ')?;
     port.parse().ok()
+}
+
+/// Puts the rig's models into a store (`OLLAMA_MODELS`) of its own, for an Ollama that a test starts by itself.
+///
+/// # Errors
+/// They cannot be made, or not be copied.
+pub fn models_into(store: &Path) -> Result<()> {
+    copy(&models::store()?, store)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
