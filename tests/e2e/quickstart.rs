@@ -84,6 +84,7 @@ fn the_page_leads_from_nothing_to_keys_and_tls_over_two_ollamas() {
         (7, "http://127.0.0.1:11435"),
         (7, "gen_ai_server_request_duration_seconds_count"),
         (7, "\"tenant\":\"analysts\""),
+        (8, "laptop"),
         (8, "401"),
     ] {
         assert!(printed(&stdout, block).contains(wanted), "block {block} does not print {wanted}: {all}");
