@@ -78,8 +78,10 @@ fn the_readmes_configuration_is_right() {
 #[test]
 fn links_lead_somewhere() {
     let mut pages = vec![root().join("README.md"), root().join("ARCHITECTURE.md"), root().join("CONTRIBUTING.md")];
-    let decisions = fs::read_dir(root().join("docs/decisions")).unwrap().flatten();
-    pages.extend(decisions.map(|entry| entry.path()));
+    for folder in ["docs", "docs/decisions", "docs/reference"] {
+        let entries = fs::read_dir(root().join(folder)).unwrap().flatten().map(|entry| entry.path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    }
     for page in pages {
         let text = fs::read_to_string(&page).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
@@ -87,6 +89,20 @@ fn links_lead_somewhere() {
             if !link.contains("://") && !file.is_empty() {
                 assert!(page.with_file_name(file).exists(), "{}: {link}", page.display());
             }
+        }
+    }
+}
+
+/// The guides name metrics that there are.
+#[test]
+fn the_guides_name_metrics_that_there_are() {
+    let known = fs::read_to_string(root().join("docs/reference/metrics.md")).unwrap();
+    let pages = fs::read_dir(root().join("docs")).unwrap().flatten().map(|entry| entry.path());
+    for page in pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")) {
+        let text = fs::read_to_string(&page).unwrap();
+        let word = |char: char| !(char.is_ascii_lowercase() || char == '_');
+        for name in text.split(word).filter(|word| word.starts_with("tutti_") && word.len() > "tutti_".len()) {
+            assert!(known.contains(&format!("`{name}`")), "{}: {name}", page.display());
         }
     }
 }
