@@ -196,7 +196,7 @@ impl New {
             name: self.name.clone(),
             tenant: self.tenant.clone(),
             sha256: key.sha256(),
-            models: (!self.models.is_empty()).then(|| self.models.clone()),
+            models: (!self.models.is_empty()).then(|| self.models.iter().map(|name| name.trim().to_owned()).collect()),
             requests_per_minute: self.requests_per_minute,
             tokens_per_minute: self.tokens_per_minute,
             concurrency: self.concurrency,

@@ -55,7 +55,7 @@ impl Folder {
 #[test]
 fn a_key_is_printed_once_and_only_its_hash_is_kept() {
     let folder = Folder::new();
-    let made = folder.key(&["new", "--name", "ci runner", "--tenant", "acme", "--models", "risk,acme/*"]);
+    let made = folder.key(&["new", "--name", "ci runner", "--tenant", "acme", "--models", "risk, acme/*"]);
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let [key] = made.stdout.lines().collect::<Vec<_>>()[..] else { panic!("one line: {}", made.stdout) };
     assert!(key.starts_with("tutti_") && key.len() == 64, "{key}");
@@ -95,6 +95,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let before = fs::read_to_string(folder.file()).unwrap();
     for (arguments, says) in [
         (&["--tenant", "a b"][..], "tenant: this text does not fit"),
+        (&["--tenant", "a", "--models", "risk,"], "models[1]: this text does not fit"),
         (&["--tenant", "a", "--models", "a*b"], "`*` stands only at the end"),
         (&["--tenant", "a", "--concurrency", "0"], "concurrency: 0 does not fit"),
         (&["--tenant", "a", "--expires", "2020-01-01T00:00:00Z"], "that time is over"),
