@@ -49,6 +49,8 @@ fn a_drained_replica_ends_its_streams_and_gets_nothing_new() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.stdout.contains("1 request is in flight"), "{}", ended.stdout);
     assert_eq!(state(&tutti, &replicas[0]), "DRAINING");
+    let gauge = |at: usize| tutti.metric("tutti_replica_drained", &[&replicas[at].url()]);
+    assert_eq!([gauge(0), gauge(1)], [1.0, 0.0]);
 
     let ended = drain(&tutti, &replicas[0], &["--timeout", "300ms"]);
     assert_eq!(ended.code, Some(1));
@@ -68,6 +70,7 @@ fn a_drained_replica_ends_its_streams_and_gets_nothing_new() {
     });
     assert_eq!(state(&tutti, &replicas[0]), "DRAINED");
     assert_eq!(tutti.command(&["undrain", &format!("{}/", replicas[0].url())]).code, Some(0), "however it is spelt");
+    assert_eq!(gauge(0), 0.0);
     for _ in 0..6 {
         assert_eq!(asked(&tutti), 200);
     }

@@ -32,9 +32,10 @@ fn it_says_that_it_is_not_ready_and_serves_on() {
     let mut tutti = gateway("shutdownDelay: 1h", &replica, "");
     let mut kept = tutti.client();
     assert_eq!(kept.ask("POST", "/api/chat", &[], &chat("hi", false)).header("connection"), None);
-    assert_eq!(ops(&tutti), 200);
+    assert_eq!((ops(&tutti), tutti.metric("tutti_ready", &[])), (200, 1.0));
     tutti.signal(Signal::TERM);
     eventually("not ready", || (ops(&tutti) == 503).then_some(()));
+    assert_eq!(tutti.metric("tutti_ready", &[]), 0.0);
     assert_eq!(tutti.ask("GET", "/readyz", "").status, 503);
     // On a new connection as on an old one, whose last answer it is.
     for client in [&mut tutti.client(), &mut kept] {

@@ -55,6 +55,8 @@ fn one_broken_model_beside_nine_good_ones_is_left_alone_and_the_replica_is_not()
     let held = &json["pools"][0]["replicas"][0]["held"];
     assert_eq!(held.as_array().map(Vec::len), Some(1), "{held}");
     assert_eq!((&held[0]["model"], &held[0]["cause"]), (&json!("m3"), &json!("error")), "{held}");
+    assert_eq!(tutti.metric("tutti_replica_ejected_models", &[&replicas[0].url()]), 1.0);
+    assert_eq!(tutti.metric("tutti_replica_ejected", &[]), 1.0, "that model and nothing else");
     assert!(page.contains("model m3: "), "{page}");
     assert!(!page.contains("EJECTED"), "{page}");
 
@@ -117,6 +119,7 @@ fn at_most_half_are_ejected_and_status_says_who_is_kept() {
     assert_eq!((page.matches("EJECTED").count(), page.matches("for want of others").count()), (1, 1), "{page}");
     assert!(page.contains("it closes before its answer is whole"), "{page}");
     assert_eq!(tutti.metric("tutti_ejections_total", &["cause=\"closed\""]), 1.0);
+    assert_eq!(tutti.metric("tutti_replica_ejected{", &[]), 1.0);
 
     replicas[2].set_fault(fault);
     let before = replicas.each_ref().map(|replica| count(replica, "m"));

@@ -119,6 +119,7 @@ fn a_changed_certificate_is_taken_up_and_a_broken_one_is_not() {
     files.write(&c.cert, &c.key);
     eventually("the good one", || is_served(&tutti, &c).then_some(()));
     assert_eq!(tutti.metric("tutti_tls_last_reload_successful", &[]), 1.0);
+    assert!(tutti.metric("tutti_tls_last_reload_timestamp_seconds", &[]) > 1.6e9);
     assert!(tutti.metric("tutti_tls_certificate_expiry_timestamp_seconds", &[]) >= expires);
 }
 

@@ -58,8 +58,6 @@ metrics! {
         "Requests whose client left before the end. phase: reading (the body was arriving), queued, waiting (the replica had not answered), answering";
     RETRIES Counter "tutti_retries" "" ["model" "revision" "pool" "api" "tenant"]
         "Requests sent again after a replica could not be reached or was busy";
-    RETRIES_REFUSED Counter "tutti_retry_budget_exhausted" "" ["pool"]
-        "Requests that were not sent again because the pool's retries.budget was used up";
     INPUT_TOKENS Counter "tutti_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
         "Tokens of prompts, as the replicas counted them; 0 where a stream does not say";
     CACHED_TOKENS Counter "tutti_cached_input_tokens" "tokens" ["model" "revision" "pool" "api" "tenant"]
@@ -80,14 +78,24 @@ metrics! {
     TOKENS Histogram "gen_ai_client_token_usage" ""
         ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool" "gen_ai_token_type"]
         "Tokens of a request's prompt (input) and answer (output), where the replica counted them";
-    IN_FLIGHT Gauge "tutti_requests_in_flight" "" ["pool" "replica"]
-        "Requests that a replica works on";
     QUEUED Gauge "tutti_requests_queued" "" ["pool"]
         "Requests that wait for a slot";
+    IN_FLIGHT Gauge "tutti_requests_in_flight" "" ["pool" "replica"]
+        "Requests that a replica works on";
     REACHABLE Gauge "tutti_replica_reachable" "" ["pool" "replica"]
         "1 where the replica could be reached the last time";
+    EJECTED Gauge "tutti_replica_ejected" "" ["pool" "replica"]
+        "1 where the whole replica is ejected, so that others go before it";
+    MODELS_EJECTED Gauge "tutti_replica_ejected_models" "" ["pool" "replica"]
+        "Models that are ejected on the replica, each by itself";
+    DRAINED Gauge "tutti_replica_drained" "" ["pool" "replica"]
+        "1 where the replica was taken out of service by hand: it gets nothing new";
     EJECTIONS Counter "tutti_ejections" "" ["pool" "cause"]
         "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503), closed, silent (for too long), probe (no token for the gateway's own request), error (another 5xx, as of a model that does not load), missing (404)";
+    PROBES Counter "tutti_probes" "" ["pool" "outcome"]
+        "Requests of the gateway's own for one token of a replica that was silent. outcome: answered, silent, failed, skipped (nothing to ask for is in its memory, or no slot is free)";
+    RETRIES_REFUSED Counter "tutti_retry_budget_exhausted" "" ["pool"]
+        "Requests that were not sent again because the pool's retries.budget was used up";
     DISCOVERED Gauge "tutti_discovery_endpoints" "" ["kind" "name"]
         "Addresses of a name (kind dns) or replicas in a file (kind file) that are known. Of a name that a url holds: where its one replica may be reached";
     DISCOVERY_FAILING Gauge "tutti_discovery_failing" "" ["kind" "name"]
@@ -96,8 +104,8 @@ metrics! {
         "How often that happened";
     DISCOVERY_AT Gauge "tutti_discovery_last_success_timestamp_seconds" "seconds" ["kind" "name"]
         "When the name was last answered for, or the file last taken up, in Unix time; 0 before the first time";
-    PROBES Counter "tutti_probes" "" ["pool" "outcome"]
-        "Requests of the gateway's own for one token of a replica that was silent. outcome: answered, silent, failed, skipped (nothing to ask for is in its memory, or no slot is free)";
+    READY Gauge "tutti_ready" "" []
+        "1 while new work should come: what /readyz says";
     CONNECTIONS Gauge "tutti_connections" "" []
         "Connections of clients that are open";
     HEADS_REFUSED Counter "tutti_heads_refused" "" []
@@ -108,6 +116,8 @@ metrics! {
         "When the first certificate of the chain in force expires, in Unix time; absent without TLS";
     CERTIFICATE_OK Gauge "tutti_tls_last_reload_successful" "" []
         "1 where the last change of the certificate's files was taken up; absent without TLS";
+    CERTIFICATE_AT Gauge "tutti_tls_last_reload_timestamp_seconds" "seconds" []
+        "When the certificate's files last changed or were refused, in Unix time; absent without TLS";
     BODY_BYTES Gauge "tutti_buffered_body_bytes" "bytes" []
         "Bytes of request bodies and of whole answers in memory";
     LIMIT_HITS Counter "tutti_limit_hits" "" ["limit"]

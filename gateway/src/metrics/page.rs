@@ -10,9 +10,11 @@ use super::process::Process;
 use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
 use super::text::{Format, Page};
 use crate::discovery::Discovery;
+use crate::health::{HeldState, HeldStatus};
 use crate::keys::KeysStatus;
+use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::Table;
+use crate::table::{Pool, Table};
 use crate::tls::Tls;
 use crate::{limits, log};
 
@@ -131,24 +133,12 @@ fn conventional(key: &ShapeKey) -> [&str; 5] {
 }
 
 fn replicas(table: &Table, page: &mut Page) {
-    let mut family = page.family(&f::IN_FLIGHT);
-    for replica in table.pools.iter().flat_map(|pool| &pool.replicas) {
-        family.value([&*replica.pool, &replica.url], replica.in_flight());
-    }
-    let mut family = page.family(&f::QUEUED);
-    for pool in &table.pools {
-        family.value([&*pool.name], pool.owner.queued());
-    }
-    let mut family = page.family(&f::REACHABLE);
-    for pool in &table.pools {
-        for replica in &pool.replicas {
-            family.value([&*pool.name, &replica.url], u8::from(pool.owner.health.is_reachable(replica)));
-        }
-    }
-    let mut family = page.family(&f::RETRIES_REFUSED);
-    for pool in &table.pools {
-        family.value([&*pool.name], pool.owner.retries.refused());
-    }
+    of_pools(table, page, &f::QUEUED, |pool| pool.owner.queued() as u64);
+    of_replicas(table, page, &f::IN_FLIGHT, |_, replica| u64::from(replica.in_flight()));
+    of_replicas(table, page, &f::REACHABLE, |pool, replica| u64::from(pool.owner.health.is_reachable(replica)));
+    of_replicas(table, page, &f::EJECTED, |pool, replica| ejected(pool, replica, |held| held.model.is_none()));
+    of_replicas(table, page, &f::MODELS_EJECTED, |pool, replica| ejected(pool, replica, |held| held.model.is_some()));
+    of_replicas(table, page, &f::DRAINED, |pool, replica| u64::from(pool.drained.contains(&replica.id)));
     let mut family = page.family(&f::EJECTIONS);
     for pool in &table.pools {
         for (cause, count) in pool.owner.health.ejections() {
@@ -161,6 +151,25 @@ fn replicas(table: &Table, page: &mut Page) {
             family.value([&*pool.name, outcome.name()], count);
         }
     }
+    of_pools(table, page, &f::RETRIES_REFUSED, |pool| pool.owner.retries.refused());
+}
+
+fn of_pools(table: &Table, page: &mut Page, metric: &'static Metric, value: fn(&Pool) -> u64) {
+    let mut family = page.family(metric);
+    table.pools.iter().for_each(|pool| family.value([&*pool.name], value(pool)));
+}
+
+fn of_replicas(table: &Table, page: &mut Page, metric: &'static Metric, value: fn(&Pool, &Replica) -> u64) {
+    let mut family = page.family(metric);
+    for pool in &table.pools {
+        pool.replicas.iter().for_each(|replica| family.value([&*pool.name, &replica.url], value(pool, replica)));
+    }
+}
+
+/// What of a replica is ejected: itself, or models on it.
+fn ejected(pool: &Pool, replica: &Replica, which: fn(&HeldStatus) -> bool) -> u64 {
+    let held = pool.owner.health.told(replica, &replica.all_slots());
+    held.iter().filter(|held| held.state == HeldState::Ejected && which(held)).count() as u64
 }
 
 fn discovery(discovery: &Discovery, page: &mut Page) {
@@ -186,12 +195,14 @@ fn discovery(discovery: &Discovery, page: &mut Page) {
 
 fn gateway(shared: &Shared, page: &mut Page) {
     let reload = shared.reload_outcome();
+    page.family(&f::READY).value([], u8::from(shared.ending.is_ready()));
     page.family(&f::CONNECTIONS).value([], shared.connections.load(Relaxed));
     page.family(&f::HEADS_REFUSED).value([], shared.refused_heads.load(Relaxed));
     page.family(&f::HANDSHAKES_FAILED).value([], shared.failed_handshakes.load(Relaxed));
     let certificate = shared.tls.as_ref().map(Tls::status);
     page.family(&f::CERTIFICATE_EXPIRY).maybe(certificate.as_ref().map(|of| of.expires.unix()));
-    page.family(&f::CERTIFICATE_OK).maybe(certificate.map(|of| u8::from(of.reload.error.is_none())));
+    page.family(&f::CERTIFICATE_OK).maybe(certificate.as_ref().map(|of| u8::from(of.reload.error.is_none())));
+    page.family(&f::CERTIFICATE_AT).maybe(certificate.map(|of| of.reload.at));
     page.family(&f::BODY_BYTES).value([], shared.budget.used());
     let mut family = page.family(&f::LIMIT_HITS);
     limits::hits().for_each(|(limit, hits)| family.value([limit], hits));
