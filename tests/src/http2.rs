@@ -62,8 +62,11 @@ impl Http2 {
         let sender = self.sender.clone();
         self.sender = self.runtime.block_on(sender.ready()).expect("the connection stands");
         let request = request.body(()).expect("a request");
-        let (answer, mut stream) = self.sender.send_request(request, false).expect("sent");
-        stream.send_data(Bytes::from(body.to_owned()), true).expect("sent");
+        let (answer, mut stream) = self.sender.send_request(request, body.is_empty()).expect("sent");
+        if !body.is_empty() {
+            // An answer that does not need the body can be there first, and closes the stream (RFC 9113, 8.1).
+            let _ = stream.send_data(Bytes::from(body.to_owned()), true);
+        }
         (answer, stream)
     }
 
