@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tutti_api::Config;
-use tutti_gateway::{Gateway, Options};
+use tutti_gateway::{Gateway, Options, Sockets};
 
 use crate::config::Loaded;
 use crate::{Source, config, local, logging};
@@ -24,6 +24,10 @@ pub(crate) struct Serve {
     source: Source,
     #[command(flatten)]
     threads: Threads,
+    /// Take the place of the gateway that runs with these addresses, without losing a request; it drains and ends. Where
+    /// none runs, start as always
+    #[arg(long)]
+    take_over: bool,
 }
 
 /// How the gateway uses the machine.
@@ -37,7 +41,10 @@ pub(crate) struct Threads {
 impl Serve {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let loaded = config::load(&self.source)?;
-        run(async |ends| serve(loaded, &self.threads, ends, |_| ()).await)
+        run(async |ends| {
+            let successor = Succession { takes: self.take_over, gives: true };
+            serve(loaded, &self.threads, successor, ends, |_| ()).await
+        })
     }
 }
 
@@ -69,10 +76,18 @@ pub(crate) fn run(command: impl AsyncFnOnce(&mut Ends) -> Result<ExitCode>) -> R
     outcome
 }
 
+/// Whose place a gateway takes, and whether another may take its own.
+#[derive(Clone, Copy)]
+pub(crate) struct Succession {
+    pub(crate) takes: bool,
+    pub(crate) gives: bool,
+}
+
 /// Serves until it is told to end. `ready` is called with the gateway once it is.
 pub(crate) async fn serve(
     loaded: Loaded,
     threads: &Threads,
+    succession: Succession,
     ends: &mut Ends,
     ready: impl FnOnce(&Gateway),
 ) -> Result<ExitCode> {
@@ -81,8 +96,16 @@ pub(crate) async fn serve(
         cores: threads.cores.map_or_else(processors, usize::from),
         token_file: config::token_file(&loaded.config.gateway)?,
         levels: logging::levels(),
+        may_be_succeeded: succession.gives,
     };
-    let start = Gateway::start(Arc::new(loaded.config.clone()), options);
+    let start = async {
+        let spec = &loaded.config.gateway;
+        let sockets = match succession.takes {
+            true => Sockets::take_over(spec, &options.token_file).await?,
+            false => Sockets::bind(spec)?,
+        };
+        Gateway::start(Arc::new(loaded.config.clone()), options, sockets).await
+    };
     let gateway = tokio::select! {
         started = start => started?,
         () = ends.come() => return Ok(ExitCode::SUCCESS), // it has served nobody yet
@@ -139,9 +162,15 @@ async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<En
     };
     let ended: Result<()> = tokio::select! {
         () = ends.come() => Ok(()),
+        () = gateway.succeeded() => Ok(()),
         failed = following => failed,
     };
-    ended.map(|()| end)
+    ended?;
+    if gateway.is_succeeded() {
+        tracing::info!("another process has taken over");
+        end.delay = Duration::ZERO; // nobody need be sent elsewhere
+    }
+    Ok(end)
 }
 
 /// Takes up a changed file; yields what is written in it.

@@ -13,7 +13,7 @@ use tutti_gateway::Gateway;
 use tutti_simulator::{Model, Simulator};
 
 use crate::config::Loaded;
-use crate::gateway::{Ends, Threads, run, serve};
+use crate::gateway::{Ends, Succession, Threads, run, serve};
 use crate::local::{self, Answers};
 use crate::print::{plain, quoted};
 use crate::{Source, config};
@@ -59,7 +59,9 @@ impl Up {
 
     async fn serve(&self, loaded: Loaded, ends: &mut Ends) -> Result<ExitCode> {
         let names_models = config::names_models(&loaded.config);
-        serve(loaded, &self.threads, ends, |gateway| welcome(gateway, names_models)).await
+        // Whoever took over would lose the Ollama that ends with us.
+        let succession = Succession { takes: false, gives: false };
+        serve(loaded, &self.threads, succession, ends, |gateway| welcome(gateway, names_models)).await
     }
 }
 

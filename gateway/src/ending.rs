@@ -27,11 +27,17 @@ pub(crate) struct Ending {
     /// What [`Self::changed`] says, for the hot path, which takes no lock.
     phase: AtomicU8,
     changed: watch::Sender<Phase>,
+    /// Another process has the ports.
+    succeeded: watch::Sender<bool>,
 }
 
 impl Default for Ending {
     fn default() -> Self {
-        Self { phase: AtomicU8::new(0), changed: watch::Sender::new(Phase::Serving) }
+        Self {
+            phase: AtomicU8::new(0),
+            changed: watch::Sender::new(Phase::Serving),
+            succeeded: watch::Sender::new(false),
+        }
     }
 }
 
@@ -57,9 +63,24 @@ impl Ending {
         let _ = self.changed.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Whether new work should come.
+    /// Another process has the ports, and answers there from now on.
+    pub(crate) fn succeed(&self) {
+        self.succeeded.send_replace(true);
+    }
+
+    /// Whether another process has them.
+    pub(crate) fn is_succeeded(&self) -> bool {
+        *self.succeeded.borrow()
+    }
+
+    /// Resolves when another process has them.
+    pub(crate) async fn succeeded(&self) {
+        let _ = self.succeeded.subscribe().wait_for(|succeeded| *succeeded).await;
+    }
+
+    /// Whether new work should come to this address: while it serves, or where another process does.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.has_reached(Phase::Leaving)
+        !self.has_reached(Phase::Leaving) || self.is_succeeded()
     }
 }
 
@@ -80,5 +101,8 @@ mod tests {
         ending.enter(Phase::Leaving);
         assert!(ending.has_reached(Phase::Draining) && !ending.has_reached(Phase::Over) && !ending.is_ready());
         ending.reached(Phase::Leaving).await;
+        ending.succeed();
+        ending.succeeded().await;
+        assert!(ending.is_ready());
     }
 }

@@ -42,7 +42,7 @@ pub mod status;
 pub mod table;
 pub mod tls;
 
-pub use serve::{Filter, Gateway, Levels, Options, StartError};
+pub use serve::{Filter, Gateway, Levels, Options, Sockets, StartError};
 
 /// A random number to start from.
 pub(crate) fn random() -> u64 {

@@ -5,6 +5,7 @@ mod client;
 mod dns;
 mod http2;
 mod keyed;
+mod load;
 pub mod scripts;
 mod tutti;
 
@@ -13,6 +14,7 @@ pub use client::{Answer, Client};
 pub use dns::{Dns, Says};
 pub use http2::Http2;
 pub use keyed::{Keyed, id_of, with_keys};
+pub use load::{Load, Loaded, Where};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 
 use std::time::{Duration, Instant};

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -15,7 +15,7 @@ use crate::{Answer, Client, PATIENCE, eventually};
 #[derive(Debug)]
 pub struct Tutti {
     child: Child,
-    folder: TempDir,
+    folder: Arc<TempDir>,
     said: Arc<Mutex<Vec<Value>>>,
     logged: Arc<Mutex<Vec<Value>>>,
 }
@@ -115,7 +115,7 @@ impl Tutti {
         }
         let mut command = command(&folder);
         command.args(arguments).envs(FREE).envs(env.iter().copied());
-        Self::running(&mut command, folder)
+        Self::running(&mut command, Arc::new(folder))
     }
 
     /// `tutti gateway` with this configuration, whose logs cannot be written, as on a full disk: so nobody hears when
@@ -130,7 +130,7 @@ impl Tutti {
         let mut command = command(&folder);
         command.args(["gateway", "--config", "tutti.yaml"]).stdin(Stdio::null()).stdout(full()).stderr(full());
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
-        Self { child, folder, said: Arc::default(), logged: Arc::default() }
+        Self { child, folder: Arc::new(folder), said: Arc::default(), logged: Arc::default() }
     }
 
     /// What a command runs, wherever that finds its configuration.
@@ -138,10 +138,11 @@ impl Tutti {
     /// # Panics
     /// Where the process cannot be started.
     pub fn of(command: &mut Command) -> Self {
-        Self::running(command, TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}")))
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        Self::running(command, Arc::new(folder))
     }
 
-    fn running(command: &mut Command, folder: TempDir) -> Self {
+    fn running(command: &mut Command, folder: Arc<TempDir>) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start tutti: {error}"));
         let said = gather(child.stderr.take());
@@ -209,6 +210,14 @@ impl Tutti {
         said.iter().any(|line| line["fields"]["message"].as_str().is_some_and(|said| said.contains(message)))
     }
 
+    /// Whether it has said this on standard error, with this field.
+    pub fn has_said_with(&self, message: &str, field: &str, value: u64) -> bool {
+        let said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        said.iter().map(|line| &line["fields"]).any(|line| {
+            line["message"].as_str().is_some_and(|said| said.contains(message)) && line[field].as_u64() == Some(value)
+        })
+    }
+
     /// Waits for a request's line on standard output that is as wanted.
     pub fn wait_logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         eventually(&format!("a log line: {what}"), || {
@@ -219,6 +228,21 @@ impl Tutti {
     /// All request lines so far.
     pub fn logged(&self) -> Vec<Value> {
         self.logged.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Starts another in the same folder, with its configuration and its token; it is not waited for.
+    ///
+    /// # Panics
+    /// Where the process cannot be started.
+    pub fn beside(&self, arguments: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut command = command(&self.folder);
+        command.args(arguments).envs(FREE).envs(env.iter().copied());
+        Self::running(&mut command, self.folder.clone())
+    }
+
+    /// The folder that it runs in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     /// Changes its configuration file.

@@ -47,9 +47,11 @@ pub(super) async fn accept(listener: TcpListener, doors: Vec<Door>, shared: Arc<
             tokio::time::sleep(PAUSE).await;
         }
     }
-    // Who came before the port closes is served.
+    // Who came before the port closes is served; with a successor the port stays open, and it is the one to accept.
     let mut now = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(&mut now) {
+    while !shared.ending.is_succeeded()
+        && let Poll::Ready(Ok((socket, peer))) = listener.poll_accept(&mut now)
+    {
         let _ = admit(socket, peer, &doors, &shared); // no file left for it: it closes
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{TcpListener, ToSocketAddrs};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ const MAX_TOKEN: u64 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The port is taken.
-    #[error("{address} is in use{}: stop that process, or choose another address", .holder.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
+    #[error("{address} is in use{}: stop that process, choose another address, or, where it is a tutti gateway, take its place with `tutti gateway --take-over`", .holder.map(|pid| format!(" by process {pid}")).unwrap_or_default())]
     InUse {
         /// The address that was asked for.
         address: String,
@@ -52,9 +52,18 @@ pub enum StartError {
         /// What the system said.
         error: io::Error,
     },
+    /// The gateway that runs does not give its ports.
+    #[error("--take-over: {0}")]
+    TakeOver(String),
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(io::Error),
+}
+
+impl From<String> for StartError {
+    fn from(why: String) -> Self {
+        Self::TakeOver(why)
+    }
 }
 
 /// Listens on `host:port`. A port that somebody listens on is refused, naming them.
@@ -81,11 +90,6 @@ pub(super) fn bind(address: &str) -> Result<TcpListener, StartError> {
         Ok(TcpListener::from(socket))
     };
     listen().map_err(refused)
-}
-
-/// Where a listener listens.
-pub(super) fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(|error| StartError::Listen { address: String::new(), error })
 }
 
 fn port_of(address: &str) -> Option<u16> {

@@ -16,10 +16,12 @@ mod paced;
 mod pages;
 mod places;
 mod socket;
+mod sockets;
 mod stream;
+mod take_over;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +40,7 @@ use admin::Admin;
 pub use levels::{Filter, Levels};
 pub use listen::StartError;
 use pages::Port;
+pub use sockets::Sockets;
 
 /// What a gateway is started with, beside its configuration.
 #[derive(Clone, Debug)]
@@ -48,6 +51,8 @@ pub struct Options {
     pub token_file: PathBuf,
     /// What changes how much is said on the way; without it `/log-level` is no page.
     pub levels: Option<Arc<dyn Levels>>,
+    /// Whether another process may take over: not one that ends with more than itself.
+    pub may_be_succeeded: bool,
 }
 
 /// A gateway that serves.
@@ -62,25 +67,30 @@ pub struct Gateway {
     shared: Arc<Shared>,
     control: Control,
     cores: core::Cores,
+    offering: Option<take_over::Offering>,
 }
 
 impl Gateway {
-    /// Binds, asks the replicas what they have, and serves. Called on the control thread's runtime (current-thread),
-    /// which must go on running.
+    /// Asks the replicas what they have, and serves at these sockets. Called on the control thread's runtime
+    /// (current-thread), which must go on running. Where the sockets were another gateway's, that one serves until this
+    /// one does.
     ///
     /// # Errors
     /// What stood in the way, with what to do.
-    pub async fn start(config: Arc<Config>, options: Options) -> Result<Self, StartError> {
+    pub async fn start(config: Arc<Config>, options: Options, sockets: Sockets) -> Result<Self, StartError> {
         let spec = &config.gateway;
         let tls = spec.tls.as_ref().map(|tls| Tls::start(tls, spec.limits.handshakes)).transpose();
         let tls = tls.map_err(StartError::Tls)?;
-        let listen = listen::bind(&spec.listen)?;
-        let ops = listen::bind(&spec.ops)?;
-        let admin = listen::bind(&spec.admin.listen)?;
+        let [address, ops_address, admin_address] = sockets.addresses()?;
         let token = listen::token(&options.token_file)?;
 
-        let instance =
-            HeaderValue::from_str(&format!("{:016x}", crate::random())).unwrap_or(HeaderValue::from_static("0"));
+        let Sockets { ports, predecessor } = sockets;
+        // An endpoint that leads back here is known by this, whichever of the two answers there.
+        let instance = match &predecessor {
+            Some(predecessor) => predecessor.instance.clone(),
+            None => format!("{:016x}", crate::random()),
+        };
+        let instance = HeaderValue::try_from(instance).unwrap_or(HeaderValue::from_static("0"));
         let mut registry = Registry::default();
         let world = World::default();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
@@ -88,7 +98,6 @@ impl Gateway {
         let keys = shared.keys.open(spec.auth.as_ref()).await.map_err(StartError::Keys)?;
         shared.keys.install(keys);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
-        let address = listen::address(&listen)?;
         if !address.ip().is_loopback() && spec.auth_has_keys() && spec.tls.is_none() {
             tracing::warn!(
                 listen = %address,
@@ -96,16 +105,39 @@ impl Gateway {
                  the gateway ends TLS is that as it should be"
             );
         }
-        tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
+        let copies = ports.each_ref().map(take_over::Port::copy);
+        let [listen, ops, admin] = ports.map(|port| port.listener);
+        let accept = |listen| _ = tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
+        let waits = match &predecessor {
+            Some(_) => Some(listen),
+            None => {
+                accept(listen); // at once: an endpoint that leads back here is known by our own answer
+                None
+            }
+        };
         let mut task = Task { shared: shared.clone(), registry, world };
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
         tokio::spawn(health::watch(shared.clone()));
-        let addresses = (listen::address(&ops)?, listen::address(&admin)?);
         ops::start(ops, Port::Ops, shared.clone());
         let admin_pages = Admin { token, control: control.clone(), levels: options.levels };
         ops::start(admin, Port::Admin(Arc::new(admin_pages)), shared.clone());
-        Ok(Self { listen: address, ops: addresses.0, admin: addresses.1, shared, control, cores })
+        if let Some((listen, predecessor)) = waits.zip(predecessor) {
+            accept(listen);
+            predecessor.relieve().await;
+        }
+        let offering = options.may_be_succeeded.then(|| offer(&options.token_file, copies, &shared)).flatten();
+        Ok(Self { listen: address, ops: ops_address, admin: admin_address, shared, control, cores, offering })
+    }
+
+    /// Whether another process has taken over.
+    pub fn is_succeeded(&self) -> bool {
+        self.shared.ending.is_succeeded()
+    }
+
+    /// Resolves when another process has taken over: then there is nothing left to do but to drain.
+    pub async fn succeeded(&self) {
+        self.shared.ending.succeeded().await;
     }
 
     /// `http` or `https`: how clients reach it.
@@ -142,9 +174,22 @@ impl Gateway {
     /// ended. What has not by `deadline` is told so: requests without an answer get a 503 that may be retried, streams an
     /// error. True where nothing was left.
     pub async fn drain(self, delay: Duration, deadline: Duration) -> bool {
+        drop(self.offering);
         self.shared.ending.enter(Phase::Leaving);
         tokio::time::sleep(delay).await;
         self.shared.ending.enter(Phase::Draining);
         self.cores.drain(&self.shared, deadline).await
     }
 }
+
+/// Offers the ports to a successor; a gateway can do without.
+fn offer(token_file: &Path, [clients, ops, admin]: Copies, shared: &Shared) -> Option<take_over::Offering> {
+    let start = || {
+        let instance = shared.instance.to_str().unwrap_or_default().to_owned();
+        take_over::start(token_file, [clients?, ops?, admin?], instance, shared.ending.clone())
+    };
+    start().inspect_err(|error| tracing::info!(%error, "no other process can take over from this one")).ok()
+}
+
+/// Of the ports.
+type Copies = [std::io::Result<take_over::Port>; 3];

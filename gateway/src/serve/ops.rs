@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -37,14 +38,25 @@ pub(super) fn start(listener: TcpListener, port: Port, shared: Arc<Shared>) {
                 limits::hit(Limit::OpsConnections);
             }
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let Ok((socket, _)) = listener.accept().await else {
+            let accepted = tokio::select! {
+                biased;
+                () = shared.ending.succeeded() => return, // whoever has the ports answers there
+                accepted = listener.accept() => accepted,
+            };
+            let Ok((socket, _)) = accepted else {
                 tokio::time::sleep(PAUSE).await;
                 continue;
             };
             let (port, shared) = (port.clone(), shared.clone());
             let service = service_fn(move |request| {
-                let response = respond(port.clone(), shared.clone(), request);
-                async { Ok::<_, Infallible>(response.await) }
+                let (response, ending) = (respond(port.clone(), shared.clone(), request), shared.ending.clone());
+                async move {
+                    let mut response = response.await;
+                    if ending.is_succeeded() {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    Ok::<_, Infallible>(response)
+                }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
