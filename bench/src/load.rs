@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
 
@@ -99,12 +99,16 @@ pub fn run<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>> {
     LocalSet::new().block_on(&runtime, measure(plan, probe))
 }
 
-/// Lets this process, and those it starts later, open as many files as it is allowed to allow itself.
+/// Files that thousands of streams want of load, replica and gateway each.
+const FILES: u64 = 65_536;
+
+/// Lets this process, and those it starts later, open as many files as the benches want, or as many as it may.
 pub(crate) fn raise_file_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    // A thousand connections may fit all the same; if not, opening them says so.
-    let _ = setrlimit(Resource::Nofile, limit);
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.map(|maximum| maximum.max(FILES));
+    // Only root may have more than the maximum. If neither is granted, opening a connection says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most })
+        .or_else(|_| setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }));
 }
 
 async fn measure<T>(plan: &Plan, probe: impl Fn() -> T) -> io::Result<Report<T>> {

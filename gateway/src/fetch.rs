@@ -6,7 +6,6 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use smallvec::smallvec;
 
 use crate::exchange::{Line, NoHead, Outgoing};
 use crate::replica::Replica;
@@ -40,7 +39,7 @@ pub(crate) async fn get(replica: &Replica, path: &str, within: Duration) -> Resu
 
 /// POSTs JSON, all within `within`.
 pub(crate) async fn post(replica: &Replica, path: &str, json: String, within: Duration) -> Result<Fetched, Unfetched> {
-    let mut request = Request::post(path).body(Outgoing::new(smallvec![Bytes::from(json)]));
+    let mut request = Request::post(path).body(Outgoing::new(vec![Bytes::from(json)]));
     if let Ok(request) = &mut request {
         request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     }

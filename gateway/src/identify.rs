@@ -12,6 +12,7 @@ use http::{HeaderMap, Uri, Version};
 
 use crate::classify::Ask;
 use crate::errors::{Code, Failure};
+use crate::handle::copied;
 use crate::keys::{Key, KeySet};
 
 /// Where Anthropic's clients put their key, and Azure's.
@@ -102,7 +103,7 @@ pub(crate) fn origin(uri: &Uri, headers: &HeaderMap, allowed: &[String]) -> Resu
         }
     });
     if is_known || APPLICATIONS.contains(&scheme) {
-        return Ok(Some(origin.clone()));
+        return Ok(Some(copied(origin)));
     }
     Err(Failure::new(
         Code::OriginNotAllowed,

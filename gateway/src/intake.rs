@@ -17,6 +17,10 @@ use crate::limits::{self, Limit};
 /// How much of an announced body is reserved before it has arrived. Unit: bytes.
 const AHEAD: usize = 1 << 20;
 
+/// Longest body that is copied out of the buffer that it was read into (8 KiB, in HTTP/1.1), so that the connection can use
+/// that again while the request waits. Unit: bytes.
+const COPIED: usize = 4 << 10;
+
 /// Reads the body. `room` grows with what has arrived, not with what was announced: announcing costs a client nothing.
 ///
 /// # Errors
@@ -67,7 +71,7 @@ async fn arriving(
         fits(first.len() + rest.len() + data.len(), max)?;
         room.grow(data.len())?;
         if first.is_empty() && rest.is_empty() {
-            first = data; // a small body comes in one piece, and is not copied
+            first = data; // comes in one piece, mostly
         } else {
             if rest.is_empty() {
                 rest.reserve(declared.clamp(first.len() + data.len(), AHEAD.max(first.len() + data.len())));
@@ -79,7 +83,11 @@ async fn arriving(
             break;
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(match rest.is_empty() {
+        true if first.len() <= COPIED => Bytes::copy_from_slice(&first),
+        true => first,
+        false => rest.freeze(),
+    })
 }
 
 fn fits(bytes: usize, max: usize) -> Result<(), Failure> {

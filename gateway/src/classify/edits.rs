@@ -10,9 +10,6 @@ use smallvec::SmallVec;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edits(SmallVec<[(Range<usize>, Bytes); 2]>);
 
-/// A body in pieces, most of them slices of the one that came in.
-pub(super) type Pieces = SmallVec<[Bytes; 4]>;
-
 impl Edits {
     /// Replaces `range` by `with`.
     ///
@@ -26,8 +23,8 @@ impl Edits {
     }
 
     /// The changed body, in order. The pieces that were not changed share `body`'s memory.
-    pub fn apply(&self, body: &Bytes) -> Pieces {
-        let mut pieces = Pieces::new();
+    pub fn apply(&self, body: &Bytes) -> Vec<Bytes> {
+        let mut pieces = Vec::with_capacity(2 * self.0.len() + 1);
         let mut from = 0;
         for (range, with) in &self.0 {
             pieces.extend([body.slice(from..range.start), with.clone()].into_iter().filter(|piece| !piece.is_empty()));

@@ -31,6 +31,8 @@ const MAX_IDLE: usize = 1024;
 const IDLE_FOR: Duration = Duration::from_secs(4);
 /// One that has lain idle so long is looked at closely, for a system call (0.3 µs): it may have been closed meanwhile.
 const LOOK_AFTER: Duration = Duration::from_micros(100);
+/// What is read of an answer at a time. Each open stream has as much memory for it, and a token is far shorter. Unit: bytes.
+const READ: usize = 2 << 10;
 
 type Driver = Connection<TokioIo<Wire>, Outgoing>;
 
@@ -118,7 +120,8 @@ impl Line {
             NoHead::of(&error)
         })?;
         let (wire, look) = Wire::new(stream);
-        let handshake = hyper::client::conn::http1::Builder::new().handshake(TokioIo::new(wire)).await;
+        let mut builder = hyper::client::conn::http1::Builder::new();
+        let handshake = builder.read_buf_exact_size(Some(READ)).handshake(TokioIo::new(wire)).await;
         let (sender, connection) = handshake.map_err(|error| NoHead::Broken(error.to_string()))?;
         Ok(Self { sender, driver: Some(Box::pin(connection)), look, peer })
     }

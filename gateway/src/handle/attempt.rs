@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use smallvec::smallvec;
 use tutti_api::Priority;
 
-use super::head::{PASSED_ON, header};
+use super::head::header;
 use crate::answers;
 use crate::classify::{Api, Reading, Rewrite, Wanted};
 use crate::dialect::Crossing;
@@ -33,7 +32,8 @@ pub(super) struct Attempt<'a> {
     pub(super) shared: &'a Arc<Shared>,
     pub(super) reading: &'a Reading,
     pub(super) body: &'a Bytes,
-    pub(super) headers: &'a HeaderMap,
+    /// What the replica sees of its headers.
+    pub(super) headers: &'a [(HeaderName, HeaderValue)],
     /// Whose key it came with, where there are keys.
     pub(super) caller: Option<&'a Key>,
     /// Before whom it goes in a queue.
@@ -149,7 +149,7 @@ impl Attempt<'_> {
             let (body, adjusted) = crossing.write(model, &route.pool.pins);
             self.adjusted = adjusted.header();
             settlement.grow(body.len(), self.budget)?;
-            (crossing.to, smallvec![Bytes::from(body)])
+            (crossing.to, vec![Bytes::from(body)])
         } else {
             let Rewrite { edits, adjusted } = self.reading.rewrite(self.body, &wanted)?;
             self.adjusted = adjusted;
@@ -162,11 +162,10 @@ impl Attempt<'_> {
         replica.introduce(headers);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
-        for name in PASSED_ON {
+        for (name, value) in self.headers {
             // What a client accepts in its own API says nothing of the other's.
-            let passes = name != ACCEPT || self.crossing.is_none();
-            if let Some(value) = self.headers.get(&name).filter(|_| passes) {
-                headers.insert(name, value.clone());
+            if name != ACCEPT || self.crossing.is_none() {
+                headers.insert(name.clone(), value.clone());
             }
         }
         Ok(request)

@@ -29,10 +29,20 @@ pub(super) mod header {
 }
 
 /// What a replica sees of the client's headers, and nothing else.
-pub(super) const PASSED_ON: [HeaderName; 3] = [ACCEPT, header::TRACEPARENT, header::TRACESTATE];
+const PASSED_ON: [HeaderName; 3] = [ACCEPT, header::TRACEPARENT, header::TRACESTATE];
 
 /// What a client sees of the replica's headers, beside those of the gateway's own.
 pub(super) const PASSED_BACK: [HeaderName; 3] = [CONTENT_TYPE, CONTENT_ENCODING, RETRY_AFTER];
+
+/// A copy of a header's value. A clone shares the memory of the whole head, and keeps it for as long as itself.
+pub(crate) fn copied(value: &HeaderValue) -> HeaderValue {
+    HeaderValue::from_bytes(value.as_bytes()).unwrap_or_else(|_| value.clone())
+}
+
+/// Copies of what a replica sees of the client's headers.
+pub(super) fn passed_on(headers: &HeaderMap) -> Vec<(HeaderName, HeaderValue)> {
+    PASSED_ON.into_iter().filter_map(|name| headers.get(&name).map(copied).map(|value| (name, value))).collect()
+}
 
 /// The model's name outside the body: the header goes before the path.
 pub(super) fn named(headers: &HeaderMap, in_path: Option<String>) -> Result<Option<String>, Failure> {
@@ -74,7 +84,7 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let given = headers
         .get(header::REQUEST_ID)
         .filter(|id| !id.is_empty() && id.len() <= LONGEST && id.as_bytes().iter().all(|byte| byte.is_ascii_graphic()));
-    given.cloned().unwrap_or_else(new_id)
+    given.map_or_else(new_id, copied)
 }
 
 fn new_id() -> HeaderValue {

@@ -18,7 +18,8 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use self::attempt::{Attempt, LOOK_AGAIN};
-use self::head::{dialect_of, header, named, priority, request_id};
+pub(crate) use self::head::copied;
+use self::head::{dialect_of, header, named, passed_on, priority, request_id};
 use crate::budget::Room;
 use crate::classify::{self, Api, Ask};
 use crate::errors::Failure;
@@ -38,7 +39,7 @@ pub(crate) async fn handle(
     let quiet = matches!(request.uri().path(), "/healthz" | "/readyz");
     let is_head = request.method() == Method::HEAD;
     let mut settlement = Settlement::begin(request_id(request.headers()));
-    settlement.record.traceparent = request.headers().get(header::TRACEPARENT).cloned();
+    settlement.record.traceparent = request.headers().get(header::TRACEPARENT).map(copied);
     let origin = identify::origin(request.uri(), request.headers(), &shared.table().config.gateway.allowed_hosts);
     let served = match &origin {
         Ok(_) => {
@@ -133,9 +134,11 @@ async fn serve(
     let body = intake::read(body, &head.headers, limits, &mut room).await?;
     settlement.record.received = body.len();
     settlement.hold(Some(room.held));
+    let headers = passed_on(&head.headers);
+    drop(head); // nothing holds the memory that it was read into any more
     let reading = classify::read(api, named, &body)?;
 
-    let (body, headers) = (&body, &head.headers);
+    let (body, headers) = (&body, &*headers);
     let caller = settlement.record.caller.clone();
     let caller = caller.as_deref();
     let class = caller.map_or(asked, |key| key.class(asked));

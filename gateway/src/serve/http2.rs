@@ -127,7 +127,7 @@ async fn answer(
     let is_head = request.method() == Method::HEAD;
     let mut response = match refusal {
         Some(failure) => refuse(&request, &failure),
-        None => handle(shared, request).await?,
+        None => Box::pin(handle(shared, request)).await?, // whose memory is not needed once a stream has begun
     };
     if is_head {
         without_body(&mut response); // hyper leaves it out by itself in HTTP/1.1 alone
