@@ -1,5 +1,6 @@
 //! Clients' connections: those that end behind bytes that nobody reads yet, more than may be, and half a head.
 
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
@@ -124,6 +125,36 @@ fn a_gateway_without_files_does_not_blame_its_replicas() {
     assert!(reachable.is_some_and(|line| line.ends_with(" 1")), "{reachable:?}");
     files(maximum);
     assert_eq!(client.ask("POST", "/v1/chat/completions", &[], &chat("hi")).status, 200);
+}
+
+#[test]
+fn idle_connections_go_when_files_run_out() {
+    let (first, second) = (simulator(), simulator());
+    let pools = format!(
+        "pools:\n  - {{ name: a, endpoints: [{{ url: \"{}\" }}] }}\n  - {{ name: b, endpoints: [{{ url: \"{}\" }}] }}\n",
+        first.url(),
+        second.url()
+    );
+    let models = "models:\n  - { name: m, revisions: [{ name: r, pool: a, upstream: m }] }\n  \
+                  - { name: other, revisions: [{ name: r, pool: b, upstream: m }] }\n";
+    let tutti = Tutti::start(&(pools + models));
+    // At once, so that each gets a connection to the replica of its own.
+    first.set_fault(Some((Fault::SlowFirstByte(Duration::from_secs(1)), Scope::Inference)));
+    let mut clients: Vec<_> = (0..8).map(|_| tutti.client()).collect();
+    for client in &mut clients {
+        client.send("POST", "/v1/chat/completions", &[], &chat("hi")).unwrap();
+    }
+    reached(&first, 8);
+    for client in &mut clients {
+        assert_eq!(client.answer().unwrap().status, 200);
+    }
+    let pid = Pid::from_raw(i32::try_from(tutti.pid()).unwrap());
+    // The lowest number that is free: what is opened next takes that of one that has gone.
+    let free = (0..).find(|file| !Path::new(&format!("/proc/{}/fd/{file}", tutti.pid())).exists());
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    prlimit(pid, Resource::Nofile, Rlimit { current: free, maximum }).unwrap();
+    let answer = clients[0].ask("POST", "/v1/chat/completions", &[], &chat("hi").replace("\"m\"", "\"other\""));
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[test]

@@ -5,11 +5,12 @@
 //! request that is dropped drops the connection with it: the replica sees its client leave at once, in every phase.
 //! Idle connections lie in a pool a core, unpolled, and are looked at before they are used again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
@@ -77,6 +78,21 @@ impl std::fmt::Display for NoHead {
 
 thread_local! {
     static IDLE: RefCell<HashMap<u64, Vec<(Instant, Line)>>> = RefCell::default();
+    /// Of the times that files ran out, those that this core has heard of.
+    static HEARD: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often files have run out. Each core then closes what lies idle with it, at its next [`sweep`].
+static RAN_OUT: AtomicU64 = AtomicU64::new(0);
+/// How long that takes at most.
+const LET_GO: Duration = Duration::from_millis(250);
+
+/// Has the files of idle connections given back: this core's at once, the others' in [`LET_GO`].
+async fn let_go() {
+    HEARD.set(RAN_OUT.fetch_add(1, Relaxed) + 1);
+    if IDLE.take().is_empty() {
+        tokio::time::sleep(LET_GO).await;
+    }
 }
 
 impl Line {
@@ -99,6 +115,17 @@ impl Line {
             }
             None
         })
+    }
+
+    /// A new connection, for whose file idle ones go if need be.
+    async fn new(replica: &Replica, timeout: Duration) -> Result<Self, NoHead> {
+        match Self::connect(replica, timeout).await {
+            Err(NoHead::Local(_)) => {
+                let_go().await;
+                Self::connect(replica, timeout).await
+            }
+            other => other,
+        }
     }
 
     async fn connect(replica: &Replica, timeout: Duration) -> Result<Self, NoHead> {
@@ -144,7 +171,7 @@ impl Line {
         loop {
             let (mut line, reused) = match Self::idle(replica) {
                 Some(line) => (line, true),
-                None => (Self::connect(replica, connect).await?, false),
+                None => (Self::new(replica, connect).await?, false),
             };
             let answer = line.sender.try_send_request(request);
             match line.through(answer).await {
@@ -186,6 +213,10 @@ impl Line {
 
 /// Closes this core's connections that have lain idle too long. Called now and then on each core.
 pub(crate) fn sweep(now: Instant) {
+    let ran_out = RAN_OUT.load(Relaxed);
+    if HEARD.replace(ran_out) != ran_out {
+        IDLE.take();
+    }
     IDLE.with_borrow_mut(|idle| {
         idle.retain(|_, lines| {
             lines.retain(|(since, _)| now.saturating_duration_since(*since) < IDLE_FOR);

@@ -14,9 +14,11 @@ pub(super) fn connections() -> usize {
     enough_for(if raised.is_ok() { maximum } else { current })
 }
 
-/// Each client may need one more file to its replica; a third is for connections that lie idle, to replicas too.
+/// Each client may need one more file to its replica, and a sixteenth is to spare. Connections to replicas that lie idle
+/// are closed when files run out, so they need none of their own.
 fn enough_for(files: Option<u64>) -> usize {
-    files.map_or(usize::MAX, |files| usize::try_from((files.saturating_sub(OWN) / 3).max(LEAST)).unwrap_or(usize::MAX))
+    let clients = |files: u64| (files.saturating_sub(OWN) / 32).saturating_mul(15).max(LEAST);
+    files.map_or(usize::MAX, |files| usize::try_from(clients(files)).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
@@ -26,7 +28,8 @@ mod tests {
     #[test]
     fn files_are_for_clients_replicas_and_ourselves() {
         assert_eq!(enough_for(None), usize::MAX);
-        assert_eq!(enough_for(Some(1024)), 320);
+        assert_eq!(enough_for(Some(1024)), 450);
+        assert_eq!(enough_for(Some(20_000)), 9345);
         assert_eq!(enough_for(Some(64)), 16);
         assert_eq!(enough_for(Some(0)), 16);
     }
