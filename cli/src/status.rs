@@ -67,6 +67,7 @@ fn render(status: &Status, now: i64) -> String {
         for replica in &pool.replicas {
             let ejected = replica.held.iter().any(|held| held.model.is_none() && held.state == HeldState::Ejected);
             let state = match replica {
+                ReplicaStatus { leaving: true, .. } => "LEAVING",
                 ReplicaStatus { drained: true, in_flight: 0, .. } => "DRAINED",
                 ReplicaStatus { drained: true, .. } => "DRAINING",
                 ReplicaStatus { reachable: false, .. } => "UNREACHABLE",

@@ -1,6 +1,7 @@
 //! The one task that changes what the cores see: it asks the replicas what they have, takes new configurations and what
 //! discovery has found, builds tables and publishes them.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -166,14 +167,15 @@ impl Task {
 
     async fn drain(&mut self, given: &str, wish: Wish) -> Result<Drained, Refused> {
         let table = self.shared.table().clone();
-        let url = drain::meant(&table, given)?;
+        let drains = &mut self.world.drains;
+        let url = drain::meant(&table, drains, given)?;
         let news = match wish {
-            Wish::Undrain => self.world.drained.remove(&*url),
+            Wish::Undrain => drains.remove(&url),
             Wish::Drain { force } => {
-                if !force && !self.world.drained.contains(&*url) {
+                if !force && !drains.contains(&url) {
                     drain::not_the_last(&table, &url)?;
                 }
-                self.world.drained.insert(url.as_str().into())
+                drains.insert(&url)
             }
         };
         if news {
@@ -189,6 +191,7 @@ impl Task {
 
     /// Asks every replica; a table is built only where an answer is news.
     async fn refresh(&mut self) {
+        self.forget_drains();
         let table = self.shared.table().clone();
         let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
         if self.heard(answers) {
@@ -245,7 +248,15 @@ impl Task {
         news
     }
 
+    /// Forgets the drained replicas that nobody has named for long: who comes to their addresses is another.
+    fn forget_drains(&mut self) {
+        for url in self.world.drains.forget(Instant::now()) {
+            tracing::info!(replica = &*url, "a drained replica is gone: whoever comes to its address gets work");
+        }
+    }
+
     fn build(&mut self, config: Arc<Config>) -> Result<Table, String> {
+        self.forget_drains();
         let generation = self.shared.table().generation + 1;
         let table = Table::build(config, &self.world, generation, &mut self.registry)?;
         locate(&table, &self.shared.discovery);
@@ -264,6 +275,8 @@ impl Task {
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
         let known = replicas(&table);
         self.world.keep(&known);
+        let urls: HashSet<&str> = table.replicas().map(|replica| &*replica.url).collect();
+        self.world.drains.name(|url| urls.contains(url), Instant::now());
         shared.discovery.keep(&discovery::wanted(&table.config, &self.world.found));
         Ok(table.generation)
     }
@@ -271,7 +284,7 @@ impl Task {
 
 /// Tells the replicas of a table that have names where these lead now.
 fn locate(table: &Table, discovery: &Discovery) {
-    for replica in table.pools.iter().flat_map(|pool| &pool.replicas) {
+    for replica in table.replicas() {
         if let Some(name) = &replica.name {
             replica.locate(discovery.lead(name));
         }
@@ -285,5 +298,40 @@ fn name_servers(config: &Config) -> Vec<SocketAddr> {
 
 /// The replicas of a table, pool by pool.
 fn replicas(table: &Table) -> Vec<u64> {
-    table.pools.iter().flat_map(|pool| &pool.replicas).map(|replica| replica.id).collect()
+    table.replicas().map(|replica| replica.id).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_comes_to_the_address_of_a_drained_replica_that_is_long_gone_gets_work() {
+        let config = |urls: &str| {
+            let yaml = format!("pools: [{{ name: p, endpoints: [{urls}], expose: all }}]");
+            Arc::new(tutti_api::load(&yaml, "t", []).unwrap())
+        };
+        let (one, both) =
+            ("{ url: 'http://127.0.0.1:1' }", "{ url: 'http://127.0.0.1:1' }, { url: 'http://127.0.0.1:2' }");
+        let (mut registry, world) = (Registry::default(), World::default());
+        let table = Table::build(config(both), &world, 1, &mut registry).unwrap();
+        let shared = Shared::new(Arc::new(table), HeaderValue::from_static("x"), None, 1);
+        let mut task = Task { shared: shared.clone(), registry, world };
+        let drained = || shared.table().pools[0].drained.len();
+        let url = "http://127.0.0.1:2";
+        task.drain(url, Wish::Drain { force: true }).await.unwrap();
+        assert_eq!(drained(), 1);
+        task.take(config(one)).await.unwrap();
+        task.take(config(both)).await.unwrap();
+        assert_eq!(drained(), 1, "it was away for a moment");
+        task.take(config(one)).await.unwrap();
+        let begun = Instant::now().checked_sub(drain::REMEMBERED).unwrap();
+        task.world.drains = drain::Drains::default();
+        task.world.drains.insert(url);
+        task.world.drains.name(|_| false, begun);
+        task.take(config(both)).await.unwrap();
+        assert_eq!(drained(), 0);
+    }
 }

@@ -83,6 +83,12 @@ impl Registry {
         Ok(new)
     }
 
+    /// Those that are none of these, and that somebody uses all the same: they end what they work on.
+    pub(crate) fn others(&self, than: &[u64]) -> Vec<Weak<Replica>> {
+        let is_other = |of: &&Weak<Replica>| of.upgrade().is_some_and(|replica| !than.contains(&replica.id));
+        self.replicas.values().filter(is_other).cloned().collect()
+    }
+
     /// The key in a file. One that was read before is the same: it is followed, and may be older than the file.
     fn credential(&mut self, file: &Path) -> Result<Arc<Credential>, String> {
         if let Some(known) = self.credentials.get(file).and_then(Weak::upgrade) {

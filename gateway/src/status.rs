@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,9 @@ pub struct ReplicaStatus {
     /// Whether it was taken out of service by hand: it gets nothing new.
     #[serde(default)]
     pub drained: bool,
+    /// Whether nobody names it any more: it is here until it has ended what it works on.
+    #[serde(default)]
+    pub leaving: bool,
     /// What is held against it, and against models on it.
     #[serde(default)]
     pub held: Vec<HeldStatus>,
@@ -170,23 +174,26 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
 }
 
 fn pools(table: &Table) -> Vec<PoolStatus> {
-    let of = |pool: &Pool| PoolStatus {
-        name: pool.name.to_string(),
-        queued: pool.owner.queued(),
-        replicas: pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, of, from)).collect(),
+    let left: Vec<_> = table.left.iter().filter_map(Weak::upgrade).filter(|replica| replica.in_flight() > 0).collect();
+    let of = |pool: &Pool| {
+        let named = pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, of, Some(from)));
+        let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, of, None));
+        PoolStatus { name: pool.name.to_string(), queued: pool.owner.queued(), replicas: named.chain(left).collect() }
     };
     table.pools.iter().map(|pool| of(pool)).collect()
 }
 
-fn replica(pool: &Pool, replica: &Replica, origin: &Origin) -> ReplicaStatus {
+/// `origin`: `None` for one that nobody names any more.
+fn replica(pool: &Pool, replica: &Replica, origin: Option<&Origin>) -> ReplicaStatus {
     let (health, slots) = (&pool.owner.health, replica.all_slots());
     ReplicaStatus {
         url: replica.url.to_string(),
-        from: origin.shown.clone(),
+        from: origin.map_or("nowhere any more".to_owned(), |origin| origin.shown.clone()),
         addresses: replica.name.as_ref().map(|_| replica.addresses().list.clone()).unwrap_or_default(),
         version: replica.version(),
         reachable: health.is_reachable(replica),
         drained: pool.drained.contains(&replica.id),
+        leaving: origin.is_none(),
         held: health.told(replica, &slots),
         in_flight: replica.in_flight(),
     }

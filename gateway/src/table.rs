@@ -1,7 +1,7 @@
 //! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -9,6 +9,7 @@ use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
 
 use crate::classify::{Api, Pins};
 use crate::discovery::{self, Found, Located, Origin};
+use crate::drain::Drains;
 use crate::errors::{Code, Failure};
 use crate::health::Probing;
 use crate::registry::{Live, Registry, Served};
@@ -27,8 +28,8 @@ pub struct World {
     pub catalog: Catalog,
     /// Which APIs that not every replica has they have, by their numbers; who has not said is missing.
     pub apis: HashMap<u64, Apis>,
-    /// The URLs of those that get nothing new, each in its one form.
-    pub drained: HashSet<Box<str>>,
+    /// Those that get nothing new.
+    pub drains: Drains,
     /// URLs at which this gateway itself answers: no replicas.
     pub ourselves: HashSet<Box<str>>,
 }
@@ -197,6 +198,8 @@ pub struct Table {
     pub config: Arc<Config>,
     /// The pools, as configured.
     pub pools: Vec<Arc<Pool>>,
+    /// Replicas of former tables that may work on something still.
+    pub(crate) left: Vec<Weak<Replica>>,
     /// Whether a replica that may have models of its own to show has not said which.
     pub unheard: bool,
     routes: HashMap<Box<str>, Arc<Route>>,
@@ -216,6 +219,7 @@ impl Table {
             generation,
             config: config.clone(),
             pools: Vec::new(),
+            left: Vec::new(),
             unheard: false,
             routes: HashMap::new(),
             listed: Vec::new(),
@@ -224,6 +228,7 @@ impl Table {
             let pool = pool(spec, world, registry)?;
             table.pools.push(pool);
         }
+        table.left = registry.others(&table.replicas().map(|replica| replica.id).collect::<Vec<_>>());
         for model in &config.models {
             let wanted = model.traffic.as_ref().and_then(|traffic| traffic.revision.as_deref());
             let revision = match wanted {
@@ -284,6 +289,11 @@ impl Table {
         }
     }
 
+    /// All replicas, pool by pool.
+    pub(crate) fn replicas(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.pools.iter().flat_map(|pool| &pool.replicas)
+    }
+
     /// Where a name leads.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
         self.routes.get(&*canonical(name))
@@ -328,7 +338,7 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
         engine: spec.engine,
         pins: Pins::of(spec),
         owner: registry.owner(&spec.name, spec.queue.size as usize),
-        drained: replicas.iter().filter(|of| world.drained.contains(&of.url)).map(|of| of.id).collect(),
+        drained: replicas.iter().filter(|of| world.drains.contains(&of.url)).map(|of| of.id).collect(),
         replicas,
         origins,
         wait: spec.queue.wait.get(),

@@ -98,6 +98,26 @@ fn it_holds_through_changes_of_the_configuration() {
 }
 
 #[test]
+fn one_that_is_named_no_more_is_waited_for_and_may_be_taken_back() {
+    let (replicas, tutti, stream) = with_a_stream();
+    let urls = replicas.each_ref().map(Running::url);
+    assert_eq!(drain(&tutti, &replicas[0], &["--no-wait"]).code, Some(0));
+    tutti.write_config(&pool(&urls[1..], "expose: all"));
+    eventually("it leaves", || (state(&tutti, &replicas[0]) == "LEAVING").then_some(()));
+    let ended = drain(&tutti, &replicas[0], &["--timeout", "300ms"]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stdout);
+    assert!(ended.stderr.contains("1 request is still in flight"), "{}", ended.stderr);
+    drop(stream);
+    assert_eq!(drain(&tutti, &replicas[0], &[]).code, Some(0));
+    assert_eq!(state(&tutti, &replicas[0]), "", "it has nothing to do any more");
+
+    assert_eq!(tutti.command(&["undrain", &urls[0]]).code, Some(0));
+    assert_eq!(tutti.command(&["undrain", &urls[0]]).code, Some(1), "nobody knows it any more");
+    tutti.write_config(&pool(&urls, "expose: all"));
+    eventually("it is back", || (state(&tutti, &replicas[0]) == "reachable").then_some(()));
+}
+
+#[test]
 fn the_last_one_of_a_model_and_strangers_are_refused() {
     let replicas = [simulator(), simulator()];
     let tutti = Tutti::before(&replicas.each_ref().map(Running::url));
