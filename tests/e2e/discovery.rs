@@ -47,7 +47,8 @@ fn known(tutti: &Tutti) -> Vec<(String, String)> {
     let status = status_of(tutti);
     let replicas = status["pools"][0]["replicas"].as_array().expect("replicas");
     let text = |value: &Value| value.as_str().expect("text").to_owned();
-    replicas.iter().map(|replica| (text(&replica["url"]), text(&replica["from"]))).collect()
+    let named = replicas.iter().filter(|replica| replica["leaving"] == false);
+    named.map(|replica| (text(&replica["url"]), text(&replica["from"]))).collect()
 }
 
 /// Waits until it has exactly the replicas at these addresses.
@@ -152,6 +153,23 @@ fn the_gateway_starts_before_its_names_are_known() {
         dns.set_addresses("gpus.test", &["127.0.0.2"]);
         eventually("the first replica", || (ask(&tutti) == 200).then_some(()));
     }
+}
+
+#[test]
+fn who_answers_for_one_family_alone_is_heard() {
+    let (_replicas, port) = replicas(&["127.0.0.1", "127.0.0.2"], &quick());
+    let all = [(); 3].map(|()| Dns::start());
+    let say = |address: &str| {
+        all.iter().for_each(|dns| dns.set("gpus.test", Says::OnlyV4(vec![address.parse().unwrap()], 1)));
+    };
+    say("127.0.0.1");
+    let servers = all.each_ref().map(|dns| format!("\"{}\"", dns.address())).join(", ");
+    let config = yaml(&all[0], &format!("{{ dns: \"gpus.test:{port}\" }}"));
+    let tutti = Tutti::start(&config.replace(&format!("\"{}\"", all[0].address()), &servers));
+    assert_eq!(ask(&tutti), 200, "it is known from the start");
+    say("127.0.0.2");
+    has(&tutti, &["127.0.0.2"], port);
+    assert_eq!(tutti.metric("tutti_discovery_failing", &["gpus.test"]), 0.0);
 }
 
 #[test]

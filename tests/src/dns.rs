@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub enum Says {
     /// It has these addresses, for so many seconds.
     Addresses(Vec<IpAddr>, u32),
+    /// The same, and not a word where it is asked for the other family: some networks drop such questions.
+    OnlyV4(Vec<Ipv4Addr>, u32),
     /// There is such a name, without addresses, for so many seconds.
     Nothing(u32),
     /// There is no such name: NXDOMAIN.
@@ -168,8 +170,13 @@ fn answer(question: &[u8], zone: &Mutex<Zone>) -> Option<Vec<u8>> {
         let soa = SOA::new(zone.clone(), zone.clone(), 1, 1, 1, 1, ttl);
         message.add_authority(Record::from_rdata(zone, ttl, RData::SOA(soa)));
     };
+    let says = match says {
+        Says::OnlyV4(..) if query.query_type() != RecordType::A => Says::Silence,
+        Says::OnlyV4(addresses, ttl) => Says::Addresses(addresses.into_iter().map(IpAddr::V4).collect(), ttl),
+        says => says,
+    };
     match says {
-        Says::Silence => return None,
+        Says::OnlyV4(..) | Says::Silence => return None,
         Says::Garbage => return Some([&question[..2], b"\xff\xffthis is no DNS"].concat()),
         Says::Fails => message.metadata.response_code = ResponseCode::ServFail,
         Says::NoSuchName => {

@@ -1,9 +1,15 @@
 //! Under which full names a name is asked for, as resolv.conf(5) says it.
 
+use std::pin::pin;
+use std::time::Duration;
+
 use super::answer::{Answer, Part};
 
 /// The longest name there is (RFC 1035, section 2.3.4), with its last dot. Unit: bytes.
 const MAX_NAME: usize = 254;
+/// How much longer than one family the other may take. Some name servers and networks never answer a question for AAAA,
+/// and what is known of A must not wait until all of them have been asked in vain.
+const OTHER_WITHIN: Duration = Duration::from_secs(1);
 
 /// A family of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +53,7 @@ pub(super) async fn resolve(names: Vec<String>, last: Option<&str>, dns: &impl D
     let mut nothing = None;
     let mut failed = None;
     for name in names {
-        let (v4, v6) = tokio::join!(dns.ask(&name, Family::V4), dns.ask(&name, Family::V6));
+        let (v4, v6) = both(&name, dns).await;
         let answer = Answer { name, v4, v6 };
         if answer.has_addresses() || last == Some(&answer.name) {
             return answer;
@@ -61,10 +67,29 @@ pub(super) async fn resolve(names: Vec<String>, last: Option<&str>, dns: &impl D
     failed.or(nothing).unwrap_or_else(|| Answer { name: String::new(), v4: none(), v6: none() })
 }
 
+/// Asks for both families at once.
+async fn both(name: &str, dns: &impl Dns) -> (Part, Part) {
+    let (mut v4, mut v6) = (pin!(dns.ask(name, Family::V4)), pin!(dns.ask(name, Family::V6)));
+    tokio::select! {
+        first = &mut v4 => {
+            let v6 = other(&first, v6).await;
+            (first, v6)
+        }
+        first = &mut v6 => (other(&first, v4).await, first),
+    }
+}
+
+/// The second family's part, after the first.
+async fn other(first: &Part, second: impl Future<Output = Part>) -> Part {
+    if matches!(first, Part::Failed(_)) {
+        return second.await; // all there may be
+    }
+    let late = || Part::Failed(format!("the other family was answered {OTHER_WITHIN:?} before"));
+    tokio::time::timeout(OTHER_WITHIN, second).await.unwrap_or_else(|_| late())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn domains(list: &[&str]) -> Vec<String> {
@@ -99,6 +124,12 @@ mod tests {
                 (Some("v6"), Family::V6) => {
                     Part::Addresses { found: vec!["::1".parse().unwrap()], ttl: Duration::from_secs(9) }
                 }
+                (Some("slow"), Family::V4) => {
+                    tokio::time::sleep(Duration::from_secs(9)).await;
+                    Part::Addresses { found: vec!["10.0.0.1".parse().unwrap()], ttl: Duration::from_secs(9) }
+                }
+                (Some("slow"), Family::V6) if name != "slow.fails." => Part::Nothing { exists: true, ttl: None },
+                (Some("slow"), Family::V6) => Part::Failed(name.to_owned()),
                 (Some("half"), Family::V6) | (Some("fails"), _) => Part::Failed(name.to_owned()),
                 _ => Part::Nothing { exists: false, ttl: None },
             }
@@ -127,5 +158,14 @@ mod tests {
         assert_eq!(asked(&["fails.", "v6."], Some("fails.")).await.failure(), Some("fails."));
         assert_eq!(asked(&["none.", "v6."], Some("none.")).await.name, "none.", "that it is gone is an answer");
         assert_eq!(asked(&["v6.a.", "v6.b."], Some("v6.b.")).await.name, "v6.a.", "it is not asked for first, though");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_family_waits_for_the_other_only_where_that_is_all_there_may_be() {
+        let begun = tokio::time::Instant::now();
+        assert_eq!(asked(&["slow.", "v6."], None).await.name, "v6.");
+        assert_eq!(begun.elapsed(), OTHER_WITHIN);
+        assert!(asked(&["slow."], None).await.failure().is_some(), "which is not that it has none");
+        assert!(asked(&["slow.fails."], None).await.has_addresses());
     }
 }
