@@ -109,6 +109,7 @@ fn told(held: &HeldStatus, now: i64) -> String {
         Some(Cause::Probe) => "it gives no token when it is asked for one",
         Some(Cause::Error) => "it answers with errors (5xx), as where a model does not load",
         Some(Cause::Missing) => "it does not find the model (404)",
+        Some(Cause::Denied) => "it does not take the gateway's key (401)",
         None => "",
     };
     let since = held.since.map_or(0, |since| (now - since).max(0));

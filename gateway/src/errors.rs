@@ -94,7 +94,7 @@ codes! {
     QueueTimeout "queue_timeout" 503 Gateway after_ms(1_000), "No replica had a free slot within `queue.wait`.";
     NoReplica "no_replica" 503 Gateway after_ms(1_000), "No replica of the pool can be reached.";
     ShuttingDown "shutting_down" 503 Gateway after_ms(1_000), "The gateway is draining. Another one, or this one in a moment, will serve the request.";
-    UpstreamError "upstream_error" 502 Replica after_ms(0), "The replica answered what is no HTTP, or closed before its answer was whole.";
+    UpstreamError "upstream_error" 502 Replica after_ms(0), "The replica answered what is no HTTP, closed before its answer was whole, or does not take the gateway's key for it (`apiKeyFile`).";
     UpstreamTimeout "upstream_timeout" 504 Replica after_ms(0), "The replica was silent for `timeouts.firstByte` before or `timeouts.idle` within its answer.";
     StreamInterrupted "stream_interrupted" 502 Replica after_ms(0), "The stream ended before its last event. The answer is incomplete.";
 }
@@ -232,7 +232,7 @@ pub fn reference_markdown() -> String {
     let mut page = String::from(
         "# Errors\n\nEvery error tutti itself answers with. OpenAI and Anthropic clients get the name in `error.code`, Ollama\n\
          clients the message in `error`; all get `x-should-retry`, and `retry-after` and `retry-after-ms` where a retry may help. What a replica\n\
-         answers with an error status of its own passes through unchanged. This page is generated from the table in\n\
+         answers with an error status of its own passes through unchanged, but for a 401. This page is generated from the table in\n\
          `gateway/src/errors.rs`.\n\n| code | status | whose fault | retry | when, and what to do |\n|---|---|---|---|---|\n",
     );
     for code in Code::ALL {

@@ -27,6 +27,8 @@ pub enum Fault {
     ErrorEvent,
     /// The 503 of a full queue, at once.
     Busy,
+    /// The 401 of a server, or of a proxy before one, that wants another key.
+    Denied,
     /// The 500 of a runner that died.
     RunnerDied,
     /// Lets the answer begin this much later.
@@ -58,6 +60,7 @@ impl FromStr for Fault {
             "error-mid-stream" => Fault::ErrorMidStream,
             "error-event" => Fault::ErrorEvent,
             "busy" => Fault::Busy,
+            "denied" => Fault::Denied,
             "runner-died" => Fault::RunnerDied,
             "slow-first-byte" => {
                 Fault::SlowFirstByte(Duration::from_millis(millis.parse().map_err(|e| format!("{text}: {e}"))?))

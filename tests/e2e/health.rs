@@ -72,9 +72,14 @@ fn one_broken_model_beside_nine_good_ones_is_left_alone_and_the_replica_is_not()
 fn what_fails_at_once_does_not_draw_all_work() {
     // The others are slow: the one that fails has the fewest requests in flight, always.
     let slow = Fault::SlowFirstByte(Duration::from_millis(20));
-    for fault in
-        [Fault::Busy, Fault::RunnerDied, Fault::CloseBeforeHeader, Fault::CloseAfterHeader, Fault::ErrorMidStream]
-    {
+    for fault in [
+        Fault::Busy,
+        Fault::Denied,
+        Fault::RunnerDied,
+        Fault::CloseBeforeHeader,
+        Fault::CloseAfterHeader,
+        Fault::ErrorMidStream,
+    ] {
         let replicas = [simulator(), simulator(), simulator()];
         let tutti = Tutti::start(&pool(&replicas.each_ref().map(Running::url), "expose: all\n    slots: 4"));
         replicas[0].set_fault(Some((fault, Scope::Inference)));

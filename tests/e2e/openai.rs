@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tutti_simulator::{Config, Model, Running, Seen};
+use tutti_simulator::{Config, Fault, Model, Running, Scope, Seen};
 use tutti_tests::{Tutti, eventually, inference, pool, quick, run, simulator, simulator_with};
 
 fn chat(model: &str, stream: bool) -> String {
@@ -152,4 +152,26 @@ fn the_gateway_knows_itself_as_a_server_of_this_api_too() {
     tutti.write_config(&pool(&[itself], "engine: openai\n    expose: all"));
     let line = tutti.wait_said("the changed configuration is refused").to_string();
     assert!(line.contains("is this gateway itself"), "{line}");
+}
+
+#[test]
+fn that_a_replica_wants_another_key_is_not_the_clients_matter() {
+    let replicas = [simulator(), simulator()];
+    replicas[0].set_fault(Some((Fault::Denied, Scope::Inference)));
+    for fields in ["engine: openai\n    expose: all", "expose: all"] {
+        let alone = Tutti::start(&pool(&[replicas[0].url()], fields));
+        for path in ["/v1/chat/completions", "/api/chat"] {
+            let answer = alone.ask("POST", path, &chat("m", true));
+            assert_eq!(answer.status, 502, "{}", answer.text());
+            assert!(answer.text().contains("does not take the gateway's key"), "{}", answer.text());
+            assert_eq!((answer.header("www-authenticate"), answer.header("x-tutti-instance")), (None, None));
+        }
+        let both = Tutti::start(&pool(&replicas.each_ref().map(Running::url), fields));
+        let well =
+            (0..20).filter(|_| both.ask("POST", "/v1/chat/completions", &chat("m", false)).status == 200).count();
+        assert!(well >= 14, "{well}: others go before it");
+        assert_eq!(both.metric("tutti_ejections_total", &["cause=\"denied\""]).min(1.0), 1.0);
+        let page = both.command(&["status"]).stdout;
+        assert!(page.contains("it does not take the gateway's key (401)"), "{page}");
+    }
 }

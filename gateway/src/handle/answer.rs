@@ -11,6 +11,7 @@ use crate::budget::Room;
 use crate::classify::Api;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Framing, Idle, Line, Passing, ResponseBody, Streaming, Watch, collect, in_base64};
+use crate::health::Cause;
 use crate::replica::Replica;
 use crate::settle::Settlement;
 use crate::table::Route;
@@ -30,6 +31,11 @@ impl Attempt<'_> {
         let (head, incoming) = response.into_parts();
         if head.status.is_informational() {
             return Err(Failure::new(Code::UpstreamError, format!("the replica answered {}", head.status)));
+        }
+        if head.status == StatusCode::UNAUTHORIZED {
+            // The client's own key would seem to be wrong.
+            let message = "the replica does not take the gateway's key: see apiKeyFile of its endpoint";
+            return Err(Failure::new(Code::UpstreamError, message).blaming(Cause::Denied));
         }
         if head.status.is_success() {
             settlement.begins_well();

@@ -228,7 +228,7 @@ impl Question {
         };
         let mut answer = ask(&self.generates).await;
         // One that only embeds is refused for what it is, before anything is tried.
-        let refused = |status: u16| (400..500).contains(&status) && status != 404;
+        let refused = |status: u16| (400..500).contains(&status) && ![401, 404].contains(&status);
         if answer.as_ref().is_ok_and(|answer| refused(answer.status.as_u16())) {
             answer = ask(&self.embeds).await;
         }
@@ -241,6 +241,7 @@ impl Question {
             Ok(status) => self.failed(
                 match status {
                     503 => Cause::Busy,
+                    401 => Cause::Denied,
                     404 => Cause::Missing,
                     _ => Cause::Error,
                 },

@@ -25,12 +25,14 @@ pub enum Cause {
     Error,
     /// It did not find a model that it said it has.
     Missing,
+    /// It did not take the gateway's key (401).
+    Denied,
 }
 
 impl Cause {
     /// All of them.
-    pub(crate) const ALL: [Cause; 6] =
-        [Cause::Busy, Cause::Closed, Cause::Silent, Cause::Probe, Cause::Error, Cause::Missing];
+    pub(crate) const ALL: [Cause; 7] =
+        [Cause::Busy, Cause::Closed, Cause::Silent, Cause::Probe, Cause::Error, Cause::Missing, Cause::Denied];
 
     /// As metrics and programs read it.
     pub fn name(self) -> &'static str {
@@ -41,6 +43,7 @@ impl Cause {
             Cause::Probe => "probe",
             Cause::Error => "error",
             Cause::Missing => "missing",
+            Cause::Denied => "denied",
         }
     }
 

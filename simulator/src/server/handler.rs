@@ -127,6 +127,7 @@ async fn infer(
     let broken = replica.switch.lock().unwrap_or_else(PoisonError::into_inner).broken.contains(&model.full_name());
     match fault {
         Some(Fault::Busy) => return Ok(reply(entry, Reply::busy(api), None)),
+        Some(Fault::Denied) => return Ok(reply(entry, Reply::error(api, 401, "Unauthorized"), None)),
         Some(Fault::RunnerDied) => return Ok(reply(entry, runner_died(api), None)),
         _ if broken => return Ok(reply(entry, runner_died(api), None)),
         _ => {}
