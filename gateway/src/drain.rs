@@ -41,6 +41,11 @@ impl Drains {
         self.unnamed_since.contains_key(url)
     }
 
+    /// All who are out.
+    pub(crate) fn urls(&self) -> Vec<Box<str>> {
+        self.unnamed_since.keys().cloned().collect()
+    }
+
     /// Takes note of who is named from now on.
     pub(crate) fn name(&mut self, is_named: impl Fn(&str) -> bool, now: Instant) {
         for (url, since) in &mut self.unnamed_since {

@@ -198,6 +198,8 @@ pub struct Table {
     pub config: Arc<Config>,
     /// The pools, as configured.
     pub pools: Vec<Arc<Pool>>,
+    /// The URLs of the replicas that get nothing new, also of those that are away for a while.
+    pub(crate) drained: Vec<Box<str>>,
     /// Replicas of former tables that may work on something still.
     pub(crate) left: Vec<Weak<Replica>>,
     /// Whether a replica that may have models of its own to show has not said which.
@@ -219,6 +221,7 @@ impl Table {
             generation,
             config: config.clone(),
             pools: Vec::new(),
+            drained: world.drains.urls(),
             left: Vec::new(),
             unheard: false,
             routes: HashMap::new(),

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tutti_simulator::Config;
 use tutti_simulator::engine::Machine;
-use tutti_tests::{Client, Load, Loaded, Tutti, eventually, pool, quick, simulator, simulator_with};
+use tutti_simulator::{Config, Running};
+use tutti_tests::{Client, Load, Loaded, Tutti, eventually, inference, pool, quick, simulator, simulator_with};
 
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":false}"#;
 const STREAM: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
@@ -78,6 +78,26 @@ fn another_takes_its_place_and_what_was_begun_ends_well() {
     assert_eq!(line["outcome"], "ok");
     assert_eq!(sockets(&new).len(), 1, "the new one can be taken over from, and the old one's socket is gone");
     assert_eq!(new.ask("POST", "/api/chat", CHAT).status, 200);
+}
+
+#[test]
+fn who_is_drained_stays_drained() {
+    let replicas = [simulator(), simulator()];
+    let mut old = Tutti::before(&replicas.each_ref().map(Running::url));
+    assert_eq!(old.command(&["drain", &replicas[0].url()]).code, Some(0));
+    let new = old.beside(&TAKE_OVER, &[]);
+    new.wait_said("tutti serves");
+    assert_eq!(old.wait_ended(), Some(0));
+    for _ in 0..6 {
+        assert_eq!(new.ask("POST", "/api/chat", CHAT).status, 200);
+    }
+    assert_eq!(inference(&replicas[0].seen()).len(), 0);
+    assert_eq!(new.metric("tutti_replica_drained", &[&replicas[0].url()]), 1.0);
+    assert_eq!(new.command(&["undrain", &replicas[0].url()]).code, Some(0));
+    for _ in 0..6 {
+        assert_eq!(new.ask("POST", "/api/chat", CHAT).status, 200);
+    }
+    assert!(!inference(&replicas[0].seen()).is_empty());
 }
 
 #[test]

@@ -92,7 +92,10 @@ impl Gateway {
         };
         let instance = HeaderValue::try_from(instance).unwrap_or(HeaderValue::from_static("0"));
         let mut registry = Registry::default();
-        let world = World::default();
+        let mut world = World::default();
+        for url in predecessor.iter().flat_map(|predecessor| &predecessor.drained) {
+            world.drains.insert(url);
+        }
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
         let shared = Shared::new(Arc::new(table), instance, tls, files::connections());
         let keys = shared.keys.open(spec.auth.as_ref()).await.map_err(StartError::Keys)?;
@@ -183,11 +186,8 @@ impl Gateway {
 }
 
 /// Offers the ports to a successor; a gateway can do without.
-fn offer(token_file: &Path, [clients, ops, admin]: Copies, shared: &Shared) -> Option<take_over::Offering> {
-    let start = || {
-        let instance = shared.instance.to_str().unwrap_or_default().to_owned();
-        take_over::start(token_file, [clients?, ops?, admin?], instance, shared.ending.clone())
-    };
+fn offer(token_file: &Path, [clients, ops, admin]: Copies, shared: &Arc<Shared>) -> Option<take_over::Offering> {
+    let start = || take_over::start(token_file, [clients?, ops?, admin?], shared.clone());
     start().inspect_err(|error| tracing::info!(%error, "no other process can take over from this one")).ok()
 }
 

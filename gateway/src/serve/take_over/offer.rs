@@ -12,8 +12,10 @@ use tokio::task::JoinHandle;
 
 use super::wire::{Offer, Offered, Talk, Word};
 use super::{BUILD_WITHIN, Port, WITHIN, folder, private, same_user};
-use crate::ending::Ending;
+use crate::shared::Shared;
 
+/// Drained replicas that are told of at most, so that a line has room for them. Unit: URLs.
+const MAX_DRAINED: usize = 128;
 /// Talks at a time. Further ones wait.
 const TALKS: usize = 8;
 
@@ -29,8 +31,7 @@ pub(in crate::serve) struct Offering {
 struct State {
     /// `None` once there is nothing to give any more.
     ports: Mutex<Option<[Port; 3]>>,
-    instance: String,
-    ending: Arc<Ending>,
+    shared: Arc<Shared>,
     /// One at a time may hold them.
     taker: Semaphore,
 }
@@ -48,12 +49,7 @@ impl Drop for Offering {
 ///
 /// # Errors
 /// Why that cannot be; a gateway can do without.
-pub(in crate::serve) fn start(
-    token_file: &Path,
-    ports: [Port; 3],
-    instance: String,
-    ending: Arc<Ending>,
-) -> io::Result<Offering> {
+pub(in crate::serve) fn start(token_file: &Path, ports: [Port; 3], shared: Arc<Shared>) -> io::Result<Offering> {
     let folder = folder(token_file);
     private(&folder)?;
     let path = folder.join(format!("{}.sock", std::process::id()));
@@ -63,7 +59,7 @@ pub(in crate::serve) fn start(
         _ => {}
     }
     let listener = UnixListener::bind(&path)?;
-    let state = Arc::new(State { ports: Mutex::new(Some(ports)), instance, ending, taker: Semaphore::new(1) });
+    let state = Arc::new(State { ports: Mutex::new(Some(ports)), shared, taker: Semaphore::new(1) });
     let task = tokio::spawn(answer(listener, state.clone()));
     Ok(Offering { path, state, task })
 }
@@ -110,14 +106,14 @@ impl State {
             Err(error) => Err(error),
         };
         match served {
-            Ok(()) => self.ending.succeed(),
+            Ok(()) => self.shared.ending.succeed(),
             Err(error) => tracing::warn!(successor = pid, %error, "it did not take over: serving on as before"),
         }
         Ok(())
     }
 
     fn offer(&self) -> Option<Offer> {
-        if self.ending.is_succeeded() {
+        if self.shared.ending.is_succeeded() {
             return None; // they are another's by now
         }
         let ports = self.ports.lock().unwrap_or_else(PoisonError::into_inner);
@@ -129,8 +125,9 @@ impl State {
         Some(Offer {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            instance: self.instance.clone(),
+            instance: self.shared.instance.to_str().unwrap_or_default().to_owned(),
             ports: ports.as_ref()?.iter().map(offered).collect(),
+            drained: self.shared.table().drained.iter().take(MAX_DRAINED).map(ToString::to_string).collect(),
         })
     }
 

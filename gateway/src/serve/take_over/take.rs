@@ -18,6 +18,8 @@ pub(in crate::serve) struct Predecessor {
     pid: u32,
     /// By which the two know that they are one gateway.
     pub(in crate::serve) instance: String,
+    /// The URLs of replicas that are drained.
+    pub(in crate::serve) drained: Vec<String>,
 }
 
 impl Predecessor {
@@ -68,7 +70,8 @@ pub(in crate::serve) async fn take<E: From<String>>(
     let ports: Vec<Port> = wanted.iter().zip(own).filter_map(port).collect();
     match <[Port; 3]>::try_from(ports) {
         Ok(ports) if came == shared.len() => {
-            Ok(Some((ports, Predecessor { talk, pid: offer.pid, instance: offer.instance })))
+            let Offer { pid, instance, drained, .. } = offer;
+            Ok(Some((ports, Predecessor { talk, pid, instance, drained })))
         }
         _ => Err(failed(io::Error::other(format!("{came} sockets came for {}", shared.len()))).into()),
     }
@@ -168,6 +171,7 @@ mod tests {
             pid: 1,
             version: String::new(),
             instance: String::new(),
+            drained: Vec::new(),
             ports: vec![
                 port("listen", "127.0.0.1:0", "127.0.0.1:4000"),
                 port("ops", "localhost:4001", "127.0.0.1:4001"),

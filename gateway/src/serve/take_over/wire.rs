@@ -49,6 +49,9 @@ pub(super) struct Offer {
     /// By which the two know that they are one gateway.
     pub(super) instance: String,
     pub(super) ports: Vec<Offered>,
+    /// The URLs of replicas that are drained.
+    #[serde(default)]
+    pub(super) drained: Vec<String>,
 }
 
 /// A port to give.
