@@ -242,9 +242,7 @@ impl Table {
             let Some(at) = config.pools.iter().position(|pool| pool.name == revision.pool) else { continue };
             let Some(upstream) = revision.upstream.as_deref() else { continue };
             let (pool, spec) = (table.pools[at].clone(), &config.pools[at]);
-            let having: Vec<_> =
-                pool.serving().filter(|replica| has(catalog, replica, upstream) != Some(false)).cloned().collect();
-            let replicas = if having.is_empty() { pool.serving().cloned().collect() } else { having };
+            let replicas = serving(catalog, &pool, upstream);
             let route = Arc::new(Route {
                 served: registry.served(&model.name, &revision.name, &pool.name, spec.engine),
                 later: later(world, &replicas, |some| registry.target(some, upstream, generation, limit(spec))),
@@ -380,6 +378,14 @@ fn later(world: &World, replicas: &[Arc<Replica>], mut target: impl FnMut(&[Arc<
 fn has(catalog: &Catalog, replica: &Replica, name: &str) -> Option<bool> {
     let key = canonical(name);
     Some(catalog.get(&replica.id)?.iter().any(|available| canonical(&available.name) == key))
+}
+
+/// The replicas that serve a model which the configuration names: those that have it, or have not said. Where none has it
+/// all do: their own word is the answer.
+fn serving(catalog: &Catalog, pool: &Pool, upstream: &str) -> Vec<Arc<Replica>> {
+    let may_have = |replica: &Arc<Replica>| has(catalog, replica, upstream) != Some(false);
+    let somebody_has = pool.replicas.iter().any(may_have);
+    pool.serving().filter(|replica| may_have(replica) || !somebody_has).cloned().collect()
 }
 
 fn entry(catalog: &Catalog, replicas: &[Arc<Replica>], name: &str) -> Option<Value> {

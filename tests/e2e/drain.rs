@@ -1,8 +1,8 @@
 //! `tutti drain` and `undrain`: a replica out of service by hand, and back.
 
 use serde_json::json;
-use tutti_simulator::{Fault, Running, Scope};
-use tutti_tests::{Client, Finished, Tutti, eventually, inference, pool, simulator};
+use tutti_simulator::{Config, Fault, Model, Running, Scope};
+use tutti_tests::{Client, Finished, Tutti, eventually, inference, pool, simulator, simulator_with};
 
 fn chat() -> String {
     json!({ "model": "m", "messages": [{ "role": "user", "content": "hi" }] }).to_string()
@@ -142,6 +142,21 @@ fn the_last_one_of_a_model_and_strangers_are_refused() {
     assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("no_replica")));
     assert_eq!(tutti.command(&["undrain", &replicas[1].url()]).code, Some(0));
     assert_eq!(asked(&tutti), 200);
+}
+
+#[test]
+fn a_model_whose_only_replica_is_drained_is_not_unknown() {
+    let other = simulator_with(Config::quick(Model::chat("other", 1 << 20)));
+    let replicas = [simulator(), other];
+    let urls = replicas.each_ref().map(Running::url);
+    let named = "models:\n  - { name: m, revisions: [{ name: r, pool: p, upstream: m }] }\n";
+    let tutti = Tutti::start(&format!("{}{named}", pool(&urls, "")));
+    assert_eq!(asked(&tutti), 200);
+    assert_eq!(drain(&tutti, &replicas[0], &[]).code, Some(1), "the other has it not");
+    assert_eq!(drain(&tutti, &replicas[0], &["--force"]).code, Some(0));
+    let refused = tutti.ask("POST", "/v1/chat/completions", &chat());
+    assert_eq!((refused.status, refused.json()["error"]["code"].as_str()), (503, Some("no_replica")));
+    assert_eq!(count(&replicas[1]), 0);
 }
 
 #[test]
