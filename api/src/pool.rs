@@ -83,7 +83,8 @@ pub struct Endpoint {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dns: Option<String>,
     /// A file with a URL a line, as `http://host:port`; what follows `#` is a comment. It is taken up again when it
-    /// changes; one with a line that is wrong changes nothing. At most 1 MiB and 1024 URLs.
+    /// changes; one with a line that is wrong, or without any line, changes nothing: that there is no replica, a comment says
+    /// (`# none`). At most 1 MiB and 1024 URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
     /// The adapter-loader beside the replica, as `http://host:port`.
