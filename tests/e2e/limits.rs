@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tutti_simulator::Config;
@@ -106,6 +106,7 @@ fn what_is_too_large_too_deep_or_too_long_is_refused_by_name() {
 fn unknown_models_make_no_labels_and_known_ones_so_many() {
     let models = ["a", "b", "c"].map(|name| tutti_simulator::Model::chat(name, 1 << 20));
     let replica = simulator_with(Config { models: models.to_vec(), ..quick() });
+    let begun = Instant::now();
     let tutti = limited("labelValues: 2", &replica.url());
     for model in ["a", "b", "c"] {
         assert_eq!(tutti.ask("POST", "/api/chat", &chat(false).replace("\"m\"", &format!("\"{model}\""))).status, 200);
@@ -115,6 +116,9 @@ fn unknown_models_make_no_labels_and_known_ones_so_many() {
         let body = chat(false).replace("\"m\"", &format!("\"unknown-{number}\""));
         assert_eq!(client.ask("POST", "/api/chat", &[], &body).status, 404);
     }
+    // The start asks for it once, a timer now and then, and who does not know a name once a second.
+    let lists = replica.seen().iter().filter(|seen| seen.path == "/api/tags").count() as u64;
+    assert!(lists <= 3 + begun.elapsed().as_secs() * 11 / 10, "the replica was asked {lists} times what it has");
     let value = |labels: &[&str]| tutti.metric("tutti_requests_total", labels);
     eventually("all counted", || (value(&["code=\"model_not_found\""]) == 1000.0).then_some(()));
     assert_eq!(value(&["unknown"]), 0.0);
