@@ -21,7 +21,7 @@ use hyper_util::rt::TokioIo;
 use rustix::io::Errno;
 
 use super::Outgoing;
-use super::reach::reach;
+use super::reach::{prepare, reach};
 use super::wire::{Look, Wire};
 use crate::replica::Replica;
 
@@ -136,7 +136,7 @@ impl Line {
         }
         let connect = async {
             let stream = reach(&addresses.list, timeout).await?;
-            stream.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
+            prepare(&stream)?;
             let peer = stream.peer_addr()?;
             Ok((stream, peer))
         };
