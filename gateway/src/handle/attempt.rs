@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use tutti_api::Priority;
+use tutti_api::{Engine, Priority};
 
 use super::head::header;
 use crate::answers;
@@ -111,7 +111,7 @@ impl Attempt<'_> {
         match sent {
             Ok(Ok(answer)) => {
                 let status = answer.0.status();
-                if let Some(cause) = blamed(self.reading.facts.api, status) {
+                if let Some(cause) = blamed(route.pool.engine, self.reading.facts.api, status) {
                     settlement.blame(cause);
                 }
                 if status != StatusCode::SERVICE_UNAVAILABLE || !may_retry || !can_retry(&route.pool) {
@@ -193,9 +193,13 @@ pub(super) fn too_late(within: Duration) -> Failure {
     Failure::new(Code::UpstreamTimeout, format!("the replica sent no answer within {within:?}"))
 }
 
-/// What an answer's status says of the replica. A 400 says nothing: Ollama gives it without asking its engine.
-fn blamed(api: Api, status: StatusCode) -> Option<Cause> {
+/// What an answer's status says of the replica. A 400 says nothing: Ollama gives it without asking its engine. Nor does what
+/// says that there is no such API: that is the client's choice, and others get their answers there.
+fn blamed(engine: Engine, api: Api, status: StatusCode) -> Option<Cause> {
     match status {
+        StatusCode::NOT_IMPLEMENTED => None,
+        // A server of OpenAI's API has the chat, and the rest as it is started: vLLM for embeddings or not.
+        StatusCode::NOT_FOUND if engine == Engine::Openai && api.operation() != "chat" => None,
         StatusCode::SERVICE_UNAVAILABLE => Some(Cause::Busy),
         // There it may as well be what the request refers to that is not found.
         StatusCode::NOT_FOUND if matches!(api, Api::OpenAiResponses | Api::AnthropicMessages) => None,
@@ -219,4 +223,25 @@ fn refused(code: Code, route: &Route) -> Failure {
             _ => format!("pool {pool} has no replica for this model"),
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_that_is_not_there_is_not_held_against_the_replica() {
+        let of = |engine, api, status| blamed(engine, api, StatusCode::from_u16(status).unwrap());
+        let (chat, embeddings) = (Api::OpenAiChat, Api::OpenAiEmbeddings);
+        assert_eq!(of(Engine::Ollama, embeddings, 404), Some(Cause::Missing));
+        assert_eq!(of(Engine::Openai, chat, 404), Some(Cause::Missing));
+        assert_eq!(of(Engine::Openai, embeddings, 404), None);
+        assert_eq!(of(Engine::Openai, Api::OllamaEmbed, 404), None, "by whichever API it is asked for");
+        assert_eq!(of(Engine::Ollama, Api::OpenAiResponses, 404), None);
+        assert_eq!((of(Engine::Openai, embeddings, 501), of(Engine::Openai, chat, 400)), (None, None));
+        assert_eq!(
+            (of(Engine::Openai, chat, 500), of(Engine::Openai, chat, 503)),
+            (Some(Cause::Error), Some(Cause::Busy))
+        );
+    }
 }
