@@ -1,5 +1,7 @@
 //! The gateway's own request for one token of a replica that has been silent.
 
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal};
@@ -143,6 +145,45 @@ fn who_writes_tokens_slowly_and_who_is_alone_is_not_asked() {
     });
     eventually("several probes of the silent one", || (outcomes(&tutti, "silent") >= 3.0).then_some(()));
     assert_eq!([&slow, &lone].map(|replica| probes(replica).len()), [0, 0]);
+}
+
+/// A server of OpenAI's API by hand that embeds, and has no other API; what holds `hang` it never answers.
+fn embeds() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap_or_else(|error| panic!("{error}"));
+    let url = listener.local_addr().map(|address| format!("http://{address}")).unwrap_or_default();
+    let serve = |mut stream: TcpStream| {
+        let (mut bytes, mut asked) = ([0; 65536], String::new());
+        while let Ok(read @ 1..) = stream.read(&mut bytes) {
+            asked.push_str(&String::from_utf8_lossy(&bytes[..read]));
+            if !asked.ends_with(if asked.starts_with("POST") { "}" } else { "\r\n\r\n" }) {
+                continue; // the rest comes
+            }
+            let asked = std::mem::take(&mut asked);
+            let (status, body) = match asked.split_whitespace().nth(1).unwrap_or_default() {
+                "/v1/models" => ("200 OK", r#"{"data":[{"id":"m"}]}"#),
+                "/v1/embeddings" if asked.contains("hang") => continue,
+                "/v1/embeddings" => ("200 OK", r#"{"data":[{"embedding":[1.0]}]}"#),
+                _ => ("404 Not Found", r#"{"detail":"Not Found"}"#),
+            };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        }
+    };
+    std::thread::spawn(move || {
+        listener.incoming().map_while(Result::ok).for_each(|stream| drop(std::thread::spawn(move || serve(stream))));
+    });
+    url
+}
+
+#[test]
+fn a_server_that_embeds_and_has_no_other_api_is_probed_by_that() {
+    let tutti = Tutti::start(&pool(&[embeds(), embeds()], &format!("engine: openai\n    {SOON}")));
+    let ask = |input: &str| json!({ "model": "m", "input": input }).to_string();
+    for _ in 0..4 {
+        assert_eq!(tutti.ask("POST", "/v1/embeddings", &ask("hi")).status, 200);
+    }
+    let _hangs = tutti.begin("/v1/embeddings", &ask("hang"));
+    eventually("probes", || (outcomes(&tutti, "answered") + outcomes(&tutti, "failed") >= 3.0).then_some(()));
+    assert_eq!(outcomes(&tutti, "failed"), 0.0);
 }
 
 /// The process in which an Ollama computes.

@@ -14,7 +14,7 @@ use tutti_api::{Engine, ProbeSpec, canonical};
 use super::core::Event;
 use super::{Cause, hear};
 use crate::exchange::NoHead;
-use crate::fetch::{self, Unfetched};
+use crate::fetch::{self, Fetched, Unfetched};
 use crate::replica::Replica;
 use crate::schedule::core::SlotId;
 use crate::schedule::{Permit, Slots};
@@ -226,27 +226,21 @@ impl Question {
         let ask = async |(path, body): &(&'static str, Value)| {
             fetch::post(replica, path, body.to_string(), probing.timeout.saturating_sub(sent.elapsed())).await
         };
-        let mut answer = ask(&self.generates).await;
-        // One that only embeds is refused for what it is, before anything is tried.
-        let refused = |status: u16| (400..500).contains(&status) && ![401, 404].contains(&status);
-        if answer.as_ref().is_ok_and(|answer| refused(answer.status.as_u16())) {
-            answer = ask(&self.embeds).await;
-        }
-        match answer.map(|answer| answer.status.as_u16()) {
-            Ok(200..300) => {
-                self.permit.answered(sent);
-                Outcome::Answered
+        let status = |answer: Result<Fetched, Unfetched>| answer.map(|answer| answer.status.as_u16());
+        // One that only embeds is refused for what it is, before anything is tried; or the server has no other API.
+        let judged = match status(ask(&self.generates).await) {
+            Ok(first) if is_refusal(first) => status(ask(&self.embeds).await).map(|then| judged(first, then)),
+            Ok(only) => Ok(judged(only, only)),
+            Err(why) => Err(why),
+        };
+        match judged {
+            Ok(Ok(outcome)) => {
+                if outcome == Outcome::Answered {
+                    self.permit.answered(sent);
+                }
+                outcome
             }
-            Ok(status) if refused(status) => Outcome::Skipped,
-            Ok(status) => self.failed(
-                match status {
-                    503 => Cause::Busy,
-                    401 => Cause::Denied,
-                    404 => Cause::Missing,
-                    _ => Cause::Error,
-                },
-                sent,
-            ),
+            Ok(Err(cause)) => self.failed(cause, sent),
             Err(Unfetched::Late(_)) => {
                 // By then the next one is over.
                 let at_least = 2 * (probing.interval + probing.timeout);
@@ -268,9 +262,36 @@ impl Question {
     }
 }
 
+/// Whether a status says that the question was wrong.
+fn is_refusal(status: u16) -> bool {
+    (400..500).contains(&status) || status == 501
+}
+
+/// What the statuses of the first question and of the last come to.
+fn judged(first: u16, last: u16) -> Result<Outcome, Cause> {
+    match (first, last) {
+        (_, 200..300) => Ok(Outcome::Answered),
+        (401, _) | (_, 401) => Err(Cause::Denied),
+        (404, 404) => Err(Cause::Missing),
+        (_, 503) => Err(Cause::Busy),
+        (_, last) if is_refusal(last) => Ok(Outcome::Skipped),
+        _ => Err(Cause::Error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_question_that_does_not_fit_says_nothing_of_the_replica() {
+        for (first, last) in [(400, 404), (404, 400), (400, 400), (501, 404), (404, 501), (422, 403)] {
+            assert_eq!(judged(first, last), Ok(Outcome::Skipped), "{first} {last}");
+        }
+        assert_eq!((judged(404, 200), judged(200, 200)), (Ok(Outcome::Answered), Ok(Outcome::Answered)));
+        assert_eq!((judged(404, 404), judged(401, 401)), (Err(Cause::Missing), Err(Cause::Denied)));
+        assert_eq!((judged(503, 503), judged(400, 500)), (Err(Cause::Busy), Err(Cause::Error)));
+    }
 
     #[test]
     fn who_owes_an_answer_and_gives_none_for_an_interval_is_due_once_an_interval() {
