@@ -10,8 +10,8 @@ use crate::{HumanDuration, Share};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct HealthSpec {
-    /// Failures in a row that eject: of a replica that closes, is silent for too long or answers 503; of one model on
-    /// it, where that answers another 5xx (a load that fails) or is not there.
+    /// Failures in a row that eject: of a replica that closes, is silent for too long, or answers 503, 429 or 401; of one
+    /// model on it, where that answers another 5xx (a load that fails) or is not there.
     #[schemars(range(min = 1, max = 1000))]
     pub consecutive_failures: u32,
     /// How long it is ejected; doubled each time it fails again, up to a minute.

@@ -103,7 +103,7 @@ fn render(status: &Status, now: i64) -> String {
 fn told(held: &HeldStatus, now: i64) -> String {
     let what = held.model.as_deref().map_or("all of it".to_owned(), |model| format!("model {}", plain(model)));
     let why = match held.cause {
-        Some(Cause::Busy) => "it answers that it is busy (503)",
+        Some(Cause::Busy) => "it answers that it is busy (503 or 429)",
         Some(Cause::Closed) => "it closes before its answer is whole",
         Some(Cause::Silent) => "it is silent for too long",
         Some(Cause::Probe) => "it gives no token when it is asked for one",

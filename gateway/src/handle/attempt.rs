@@ -200,7 +200,8 @@ fn blamed(engine: Engine, api: Api, status: StatusCode) -> Option<Cause> {
         StatusCode::NOT_IMPLEMENTED => None,
         // A server of OpenAI's API has the chat, and the rest as it is started: vLLM for embeddings or not.
         StatusCode::NOT_FOUND if engine == Engine::Openai && api.operation() != "chat" => None,
-        StatusCode::SERVICE_UNAVAILABLE => Some(Cause::Busy),
+        // Some servers say so by a 429 (TGI); like a 503 it comes at once, and would draw more.
+        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some(Cause::Busy),
         // There it may as well be what the request refers to that is not found.
         StatusCode::NOT_FOUND if matches!(api, Api::OpenAiResponses | Api::AnthropicMessages) => None,
         // The replica said that it has it, and does not find it now: a file of it is gone.
@@ -243,5 +244,6 @@ mod tests {
             (of(Engine::Openai, chat, 500), of(Engine::Openai, chat, 503)),
             (Some(Cause::Error), Some(Cause::Busy))
         );
+        assert_eq!(of(Engine::Openai, chat, 429), Some(Cause::Busy), "as some say it");
     }
 }

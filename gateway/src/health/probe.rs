@@ -273,7 +273,7 @@ fn judged(first: u16, last: u16) -> Result<Outcome, Cause> {
         (_, 200..300) => Ok(Outcome::Answered),
         (401, _) | (_, 401) => Err(Cause::Denied),
         (404, 404) => Err(Cause::Missing),
-        (_, 503) => Err(Cause::Busy),
+        (503 | 429, _) | (_, 503 | 429) => Err(Cause::Busy),
         (_, last) if is_refusal(last) => Ok(Outcome::Skipped),
         _ => Err(Cause::Error),
     }
@@ -290,7 +290,10 @@ mod tests {
         }
         assert_eq!((judged(404, 200), judged(200, 200)), (Ok(Outcome::Answered), Ok(Outcome::Answered)));
         assert_eq!((judged(404, 404), judged(401, 401)), (Err(Cause::Missing), Err(Cause::Denied)));
-        assert_eq!((judged(503, 503), judged(400, 500)), (Err(Cause::Busy), Err(Cause::Error)));
+        assert_eq!(
+            (judged(503, 503), judged(429, 404), judged(400, 500)),
+            (Err(Cause::Busy), Err(Cause::Busy), Err(Cause::Error))
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// It answered 503.
+    /// It answered 503 or 429.
     Busy,
     /// It closed before its answer, or within it, or spoke no HTTP.
     Closed,

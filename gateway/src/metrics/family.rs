@@ -91,7 +91,7 @@ metrics! {
     DRAINED Gauge "tutti_replica_drained" "" ["pool" "replica"]
         "1 where the replica was taken out of service by hand: it gets nothing new";
     EJECTIONS Counter "tutti_ejections" "" ["pool" "cause"]
-        "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503), closed, silent (for too long), probe (no token for the gateway's own request), error (another 5xx, as of a model that does not load), missing (404), denied (it does not take the gateway's key, 401)";
+        "How often a replica, or one model on it, was ejected, so that others go before it. cause: busy (503 or 429), closed, silent (for too long), probe (no token for the gateway's own request), error (another 5xx, as of a model that does not load), missing (404), denied (it does not take the gateway's key, 401)";
     PROBES Counter "tutti_probes" "" ["pool" "outcome"]
         "Requests of the gateway's own for one token of a replica that was silent. outcome: answered, silent, failed, skipped (nothing to ask for is in its memory, or no slot is free)";
     RETRIES_REFUSED Counter "tutti_retry_budget_exhausted" "" ["pool"]
