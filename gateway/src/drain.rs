@@ -55,10 +55,9 @@ impl Drains {
 
     /// Forgets those whom nobody has named for long enough; yields them.
     pub(crate) fn forget(&mut self, now: Instant) -> Vec<Box<str>> {
-        let is_old = |_: &Box<str>, since: &mut Option<Instant>| {
-            since.is_some_and(|since| now.saturating_duration_since(since) >= REMEMBERED)
-        };
-        self.unnamed_since.extract_if(is_old).map(|(url, _)| url).collect()
+        let is_old =
+            |since: &Option<Instant>| since.is_some_and(|since| now.saturating_duration_since(since) >= REMEMBERED);
+        self.unnamed_since.extract_if(|_, since| is_old(since)).map(|(url, _)| url).collect()
     }
 }
 
