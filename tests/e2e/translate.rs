@@ -319,7 +319,7 @@ fn a_round_of_tools_goes_there_and_back() {
     let events = [
         json!({ "choices": [{ "delta": { "role": "assistant", "content": "", "tool_calls": [
             { "index": 0, "id": "call_a", "type": "function", "function": { "name": "freeze", "arguments": "" } }] } }] }),
-        json!({ "choices": [{ "delta": { "tool_calls": [{ "index": 0, "function": { "arguments": "{\"account\":" } }] } }] }),
+        json!({ "choices": [{ "delta": { "tool_calls": [{ "index": 0, "function": { "arguments": "{\n  \"account\":" } }] } }] }),
         json!({ "choices": [{ "delta": { "tool_calls": [
             { "index": 1, "id": "call_b", "type": "function", "function": { "name": "thaw", "arguments": "{}" } }] } }] }),
         json!({ "choices": [{ "delta": { "tool_calls": [{ "index": 0, "function": { "arguments": "\"A1\"}" } }] } }] }),

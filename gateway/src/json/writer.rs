@@ -1,4 +1,6 @@
-//! Writes a JSON text, value by value.
+//! Writes a JSON text, value by value, on one line: that of a stream.
+
+use std::borrow::Cow;
 
 /// A text that grows. Whoever uses it opens and closes containers in pairs; commas come by themselves.
 #[derive(Debug, Default)]
@@ -49,11 +51,21 @@ impl Writer {
         // No early exit: this way the compiler makes vector instructions of it.
         if text.bytes().fold(false, |found, byte| found | (byte < 0x20) | (byte == b'"') | (byte == b'\\')) {
             self.separate();
+            let start = self.out.len();
             // Nothing is refused by memory, nor by the text of a string.
             let _ = serde_json::to_writer(&mut self.out, text);
+            if text.contains(SEPARATORS) {
+                let escaped = String::from_utf8_lossy(&self.out[start..]).into_owned();
+                self.out.truncate(start);
+                self.out.extend_from_slice(on_one_line(&escaped).as_bytes());
+            }
             return self;
         }
-        self.plain(&[text])
+        self.separate();
+        self.out.push(b'"');
+        self.out.extend_from_slice(on_one_line(text).as_bytes());
+        self.out.push(b'"');
+        self
     }
 
     /// A string in pieces, none of which needs an escape.
@@ -67,10 +79,10 @@ impl Writer {
         self
     }
 
-    /// A value that is JSON already, or a number or word that reads so.
+    /// A value that is JSON already, or a number or word that reads so. What would end the line is left out or escaped.
     pub(crate) fn raw(&mut self, json: &str) -> &mut Self {
         self.separate();
-        self.out.extend_from_slice(json.as_bytes());
+        self.out.extend_from_slice(on_one_line(json).as_bytes());
         self
     }
 
@@ -96,11 +108,51 @@ impl Writer {
     }
 }
 
+/// What ends a line and may stand in a string of JSON as it is.
+const SEPARATORS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
+/// JSON without what ends a line. Between its values that means nothing, and within a string it stands as an escape but
+/// for three characters: clients that read lines as Python's `splitlines` does (httpx, and so Ollama's own package) end
+/// one at these too. Go, and so Ollama, escapes two of them as well.
+fn on_one_line(json: &str) -> Cow<'_, str> {
+    // No early exit, as above. The last two begin U+0085, and U+2028 and U+2029, among many others.
+    let may = |byte: u8| (byte == b'\n') | (byte == b'\r') | (byte == 0xc2) | (byte == 0xe2);
+    if !json.bytes().fold(false, |found, byte| found | may(byte))
+        || !json.contains(|char| matches!(char, '\n' | '\r') || SEPARATORS.contains(&char))
+    {
+        return Cow::Borrowed(json);
+    }
+    let mut line = String::with_capacity(json.len() + 64);
+    for char in json.chars() {
+        match char {
+            '\n' | '\r' => {}
+            '\u{85}' => line.push_str("\\u0085"),
+            '\u{2028}' => line.push_str("\\u2028"),
+            '\u{2029}' => line.push_str("\\u2029"),
+            char => line.push(char),
+        }
+    }
+    Cow::Owned(line)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn nothing_that_ends_a_line_is_in_one() {
+        let ends = "a\n\r\u{b}\u{c}\u{1c}\u{85}\u{2028}\u{2029}é”\u{1f600}";
+        let plain = "\u{85}\u{2028}\u{2029}é”";
+        let pretty = "{\r\n  \"a\": [\n1,\n2],\n \"b\": \"\u{2028}\\n\"\n}";
+        let mut writer = Writer::default();
+        writer.open(b'[').string(ends).string(plain).raw(pretty).close(b']');
+        let text = String::from_utf8(writer.finish()).unwrap();
+        assert!(!text.chars().any(|char| char < ' ' || SEPARATORS.contains(&char)), "{text:?}");
+        let read: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, json!([ends, plain, { "a": [1, 2], "b": "\u{2028}\n" }]));
+    }
 
     #[test]
     fn writes_what_reads_the_same() {

@@ -58,8 +58,8 @@ struct Answer {
 
 prop_compose! {
     fn answer()(
-        pieces in vec((any::<bool>(), "[a-zé\"\\\\\n\u{1f600}]{1,8}"), 0..6),
-        calls in vec(("[a-z]{1,5}", prop::sample::select(&["{}", r#"{"a":"\u00e9\n","b":[1.5,null]}"#][..])), 0..3),
+        pieces in vec((any::<bool>(), "[a-zé\"\\\\\n\u{2028}\u{1f600}]{1,8}"), 0..6),
+        calls in vec(("[a-z]{1,5}", prop::sample::select(&["{}", r#"{"a":"\u00e9\n","b":[1.5,null]}"#, "{\n  \"a\":\r\n 1\n}"][..])), 0..3),
         length: bool, input in 1..1000u64, output in 1..1000u64,
     ) -> Answer {
         let reason = if length { Reason::Length } else { Reason::Stop };
