@@ -114,10 +114,14 @@ fn version(replica: &Replica, body: &[u8]) {
 
 async fn tags(replica: &Replica) -> Option<Vec<Available>> {
     let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
-    let mut body: Value = serde_json::from_slice(&fetched.body).ok()?;
-    let models = std::mem::take(body["models"].as_array_mut()?);
     let named = |entry: Value| Some(Available { name: entry["name"].as_str()?.to_owned(), entry });
-    Some(sorted(models.into_iter().filter_map(named).collect()))
+    Some(sorted(listed(&fetched.body)?.into_iter().filter_map(named).collect()))
+}
+
+/// The entries of `/api/tags` or `/api/ps`; `None` where it is neither.
+pub(crate) fn listed(body: &[u8]) -> Option<Vec<Value>> {
+    let mut body: Value = serde_json::from_slice(body).ok()?;
+    body.get_mut("models")?.as_array_mut().map(std::mem::take)
 }
 
 /// What `GET /v1/models` lists, each as an entry of `/api/tags` with all that is known for one.
@@ -149,6 +153,14 @@ fn sorted(mut models: Vec<Available>) -> Vec<Available> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_list_lists_nothing() {
+        assert_eq!(listed(br#"{"models":[{"name":"a"},1]}"#), Some(vec![json!({ "name": "a" }), json!(1)]));
+        for strange in ["", "[]", "[1]", "1", "\"models\"", "{}", r#"{"models":null}"#, r#"{"models":{}}"#, "<html>"] {
+            assert_eq!(listed(strange.as_bytes()), None, "{strange}");
+        }
+    }
 
     #[test]
     fn what_openai_lists_is_what_ollama_would() {

@@ -13,6 +13,7 @@ use tutti_api::Engine;
 
 use super::unix;
 use crate::fetch;
+use crate::inventory;
 use crate::keys::Key;
 use crate::replica::Replica;
 use crate::table::{Pool, Table};
@@ -102,8 +103,8 @@ async fn held(replica: &Replica) -> Vec<Value> {
         return Vec::new();
     }
     let fetched = fetch::get(replica, "/api/ps", WITHIN).await.ok().filter(|fetched| fetched.status.is_success());
-    let mut body: Value = fetched.and_then(|fetched| serde_json::from_slice(&fetched.body).ok()).unwrap_or_default();
-    body["models"].as_array_mut().map(std::mem::take).unwrap_or_default()
+    let models = fetched.and_then(|fetched| inventory::listed(&fetched.body)).unwrap_or_default();
+    models.into_iter().filter(Value::is_object).collect()
 }
 
 /// An entry under each name that leads to it: none, where clients may not see the model.
