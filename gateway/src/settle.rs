@@ -141,6 +141,11 @@ impl Settlement {
         }
     }
 
+    /// How long its replica has had it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.sent.elapsed()
+    }
+
     /// The replica has begun to answer with a success.
     pub(crate) fn begins_well(&mut self) {
         self.good = true;

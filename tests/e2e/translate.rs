@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tutti_simulator::{Config, Fault, Running, Scope};
@@ -284,8 +285,13 @@ fn a_client_that_goes_ends_the_replicas_work() {
 
 /// A replica made by hand: it has the model `m`, answers what is posted with these very bytes, and keeps what that was.
 fn by_hand(kind: &str, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
+    by_hand_after(kind, Duration::ZERO, answer)
+}
+
+/// The same with a pause between the answer's head and its body.
+fn by_hand_after(kind: &str, pause: Duration, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: ";
-    let answer = format!("{head}{kind}\r\ncontent-length: {}\r\n\r\n{answer}", answer.len());
+    let answer = (format!("{head}{kind}\r\ncontent-length: {}\r\n\r\n", answer.len()), answer.to_owned());
     let list = r#"{"object":"list","data":[{"id":"m"}],"models":[{"name":"m"}],"version":"0"}"#;
     let list = format!("{head}application/json\r\ncontent-length: {}\r\n\r\n{list}", list.len());
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -306,12 +312,28 @@ fn by_hand(kind: &str, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
                             .unwrap_or_else(PoisonError::into_inner)
                             .push(serde_json::from_str(body).unwrap_or_default());
                     }
-                    let _ = stream.write_all(if posted { &answer } else { &list }.as_bytes());
+                    let (first, rest) = if posted { (&answer.0, &*answer.1) } else { (&list, "") };
+                    let _ = stream.write_all(first.as_bytes());
+                    std::thread::sleep(if posted { pause } else { Duration::ZERO });
+                    let _ = stream.write_all(rest.as_bytes());
                 }
             });
         }
     });
     (url, asked)
+}
+
+#[test]
+fn a_server_that_sends_its_head_at_once_has_as_long_as_another_for_its_first_token() {
+    let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"late\"}}]}\n\ndata: [DONE]\n\n";
+    let (url, _) = by_hand_after("text/event-stream", Duration::from_secs(1), stream);
+    let timeouts =
+        |first: &str| format!("engine: openai\n    expose: all\n    timeouts: {{ firstByte: {first}, idle: 100ms }}");
+    let tutti = Tutti::start(&pool(&[url.clone()], &timeouts("20s")));
+    assert_eq!(said(&ok(tutti.ask("POST", "/api/chat", &chat(true).to_string()))), "late");
+    let tutti = Tutti::start(&pool(&[url], &timeouts("200ms")));
+    let answer = tutti.ask("POST", "/api/chat", &chat(true).to_string());
+    assert!(lines(&answer)[0]["error"].as_str().is_some_and(|error| error.contains("silent")), "{}", answer.text());
 }
 
 #[test]

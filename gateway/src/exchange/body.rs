@@ -55,14 +55,28 @@ pub(crate) struct Streaming {
 
 /// A timer that is set again at every chunk, and looks at the clock only when it fires.
 pub(crate) struct Idle {
+    /// For the piece that is awaited.
     limit: Duration,
+    /// For those after it.
+    between: Duration,
     last: Instant,
     sleep: Pin<Box<Sleep>>,
 }
 
 impl Idle {
-    pub(crate) fn new(limit: Duration) -> Self {
-        Self { limit, last: Instant::now(), sleep: Box::pin(tokio::time::sleep(limit)) }
+    /// The first piece may take another time than those after it: an Ollama's head comes with its first token, but other
+    /// servers send theirs at once, and load and queue behind it.
+    pub(crate) fn new(first: Duration, between: Duration) -> Self {
+        Self { limit: first, between, last: Instant::now(), sleep: Box::pin(tokio::time::sleep(first)) }
+    }
+
+    /// A piece has come.
+    fn heard(&mut self) {
+        self.last = Instant::now();
+        if self.limit != self.between {
+            self.limit = self.between;
+            self.sleep.as_mut().reset((self.last + self.limit).into());
+        }
     }
 
     fn poll_expired(&mut self, cx: &mut Context<'_>) -> Poll<()> {
@@ -153,7 +167,7 @@ impl Streaming {
             let mut cause = Cause::Closed;
             let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.idle.last = Instant::now();
+                    self.idle.heard();
                     frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.passing.chunk(chunk))
                 }
                 Poll::Ready(Some(Err(_))) if whole => self.finish(),
@@ -256,7 +270,7 @@ pub(crate) async fn collect(
             if let Poll::Ready(frame) = Pin::new(&mut incoming).poll_frame(cx) {
                 return Poll::Ready(Ok(frame));
             }
-            idle.get_or_insert_with(|| Idle::new(limit)).poll_expired(cx).map(|()| Err(limit))
+            idle.get_or_insert_with(|| Idle::new(limit, limit)).poll_expired(cx).map(|()| Err(limit))
         });
         match frame.await {
             Ok(Some(Ok(frame))) => {
@@ -278,7 +292,7 @@ pub(crate) async fn collect(
                     ));
                 }
                 if let Some(idle) = &mut idle {
-                    idle.last = Instant::now();
+                    idle.heard();
                 }
             }
             Ok(None) => break,

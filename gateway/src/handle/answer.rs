@@ -49,13 +49,14 @@ impl Attempt<'_> {
             self.whole(route, (line, incoming), passing, head.status, settlement).await?
         } else {
             settlement.hold(None); // the request's body is not needed any more
+            let idle = route.pool.idle;
             ResponseBody::stream(Streaming {
                 line: Some(line),
                 incoming,
                 replica: replica.clone(),
                 passing,
                 dialect: self.reading.facts.api.dialect(),
-                idle: Idle::new(route.pool.idle),
+                idle: Idle::new(route.pool.first_byte.saturating_sub(settlement.waited()).max(idle), idle),
                 ending: self.shared.ending.clone(),
                 at_line_end: true,
                 ended: false,
