@@ -285,13 +285,15 @@ fn a_client_that_goes_ends_the_replicas_work() {
 
 /// A replica made by hand: it has the model `m`, answers what is posted with these very bytes, and keeps what that was.
 fn by_hand(kind: &str, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
-    by_hand_after(kind, Duration::ZERO, answer)
+    by_hand_so("200 OK", kind, Duration::ZERO, answer)
 }
 
-/// The same with a pause between the answer's head and its body.
-fn by_hand_after(kind: &str, pause: Duration, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
+/// The same with this status, and a pause between the answer's head and its body.
+fn by_hand_so(status: &str, kind: &str, pause: Duration, answer: &str) -> (String, Arc<Mutex<Vec<Value>>>) {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: ";
-    let answer = (format!("{head}{kind}\r\ncontent-length: {}\r\n\r\n", answer.len()), answer.to_owned());
+    let length = answer.len();
+    let answer =
+        (format!("HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"), answer.to_owned());
     let list = r#"{"object":"list","data":[{"id":"m"}],"models":[{"name":"m"}],"version":"0"}"#;
     let list = format!("{head}application/json\r\ncontent-length: {}\r\n\r\n{list}", list.len());
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -324,9 +326,23 @@ fn by_hand_after(kind: &str, pause: Duration, answer: &str) -> (String, Arc<Mute
 }
 
 #[test]
+fn a_replica_that_refuses_the_gateways_key_does_not_seem_to_refuse_the_clients() {
+    let error = r#"{"error":{"message":"wrong key","type":"invalid_request_error"}}"#;
+    let (url, _) = by_hand_so("401 Unauthorized", "application/json", Duration::ZERO, error);
+    let tutti = Tutti::start(&pool(&[url], "engine: openai\n    expose: all"));
+    for (path, streams) in [("/v1/chat/completions", true), ("/v1/chat/completions", false), ("/api/chat", true)] {
+        let answer = tutti.ask("POST", path, &chat(streams).to_string());
+        assert_eq!((answer.status, answer.header("www-authenticate")), (502, None), "{path}: {}", answer.text());
+        assert!(answer.text().contains("apiKeyFile") && !answer.text().contains("wrong key"), "{}", answer.text());
+    }
+    let line = tutti.wait_logged("its line", |line| line["status"] == 502);
+    assert_eq!((&line["code"], &line["level"]), (&json!("upstream_error"), &json!("error")), "{line}");
+}
+
+#[test]
 fn a_server_that_sends_its_head_at_once_has_as_long_as_another_for_its_first_token() {
     let stream = "data: {\"choices\":[{\"delta\":{\"content\":\"late\"}}]}\n\ndata: [DONE]\n\n";
-    let (url, _) = by_hand_after("text/event-stream", Duration::from_secs(1), stream);
+    let (url, _) = by_hand_so("200 OK", "text/event-stream", Duration::from_secs(1), stream);
     let timeouts =
         |first: &str| format!("engine: openai\n    expose: all\n    timeouts: {{ firstByte: {first}, idle: 100ms }}");
     let tutti = Tutti::start(&pool(&[url.clone()], &timeouts("20s")));
