@@ -35,6 +35,7 @@ limits! {
     JsonDepth "json_depth", "A body that nests deeper than 128 levels.";
     ModelName "model_name", "A model's name of more than 256 bytes.";
     Answer "answer", "A replica's answer, no stream, of more than 64 MiB.";
+    Line "line", "A line of a replica's stream of more than 8 MiB.";
     Calls "calls", "Calls of tools in a translated answer that are more than 1024, or than 8 MiB.";
     KeyRequests "key_requests", "A key that has used up its `requestsPerMinute`.";
     KeyTokens "key_tokens", "A key that has used up its `tokensPerMinute`.";

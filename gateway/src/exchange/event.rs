@@ -97,9 +97,9 @@ pub(super) fn parse(framing: Framing, line: &[u8]) -> Option<Result<Piece, Malfo
     }
 }
 
-/// What an event's line carries, and where in the line it begins.
+/// What an event's line carries, and where in the line it begins; some servers send empty ones to be heard.
 fn data_of(line: &[u8]) -> Option<(usize, &[u8])> {
-    let data = line.strip_prefix(b"data:")?;
+    let data = line.strip_prefix(b"data:").filter(|data| !data.trim_ascii().is_empty())?;
     Some((line.len() - data.len(), data))
 }
 
@@ -131,17 +131,19 @@ fn object(text: &[u8], in_stream: bool) -> Result<Piece, Malformed> {
 
 /// A usage object: OpenAI's, or as its responses and Anthropic's messages have it.
 fn usage_of(text: &[u8]) -> Usage {
-    let (mut usage, mut beside) = (Usage::default(), 0);
+    let (mut usage, mut read, mut written) = (Usage::default(), 0, 0);
     // The value is well formed: the object around it was read already.
     let _ = json::members(text, |Member { key, value, .. }| match &text[key] {
         b"prompt_tokens" | b"input_tokens" => usage.input = number(&text[value]),
         b"completion_tokens" | b"output_tokens" => usage.output = number(&text[value]),
-        b"cache_read_input_tokens" => beside = number(&text[value]),
+        b"cache_read_input_tokens" => read = number(&text[value]),
+        b"cache_creation_input_tokens" => written = number(&text[value]),
         b"prompt_tokens_details" | b"input_tokens_details" => usage.cached = cached_of(&text[value]),
         _ => {}
     });
     // OpenAI counts them in the prompt's, Anthropic beside them.
-    Usage { input: usage.input.saturating_add(beside), cached: usage.cached.saturating_add(beside), ..usage }
+    let input = usage.input.saturating_add(read).saturating_add(written);
+    Usage { input, cached: usage.cached.saturating_add(read), ..usage }
 }
 
 /// What OpenAI says of a prompt's tokens: how many were in memory. A value that is no object says nothing.
@@ -211,6 +213,8 @@ mod tests {
             (Framing::Sse, "data: [DONE]", Some(Event::Done(None))),
             (Framing::Sse, ": a comment", None),
             (Framing::Sse, "", None),
+            (Framing::Sse, "data: ", None),
+            (Framing::Named, "data:", None),
             (
                 Framing::Whole,
                 r#"{"model":"m","usage":{"prompt_tokens":3,"completion_tokens":4}}"#,
@@ -231,6 +235,10 @@ mod tests {
             ),
             (r#"{"input_tokens":9,"output_tokens":2,"input_tokens_details":{"cached_tokens":4}}"#, (9, 4)),
             (r#"{"input_tokens":5,"cache_read_input_tokens":4,"output_tokens":2}"#, (9, 4)),
+            (
+                r#"{"input_tokens":2,"cache_creation_input_tokens":3,"cache_read_input_tokens":4,"output_tokens":2}"#,
+                (9, 4),
+            ),
             (r#"{"prompt_tokens":9,"completion_tokens":2,"prompt_tokens_details":null}"#, (9, 0)),
         ] {
             let usage = usage_of(usage.as_bytes());

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use memchr::memchr;
 
 use super::event::{Framing, print_error};
-use super::watch::{Broken, MAX_LINE, garbled};
+use super::watch::{Broken, MAX_LINE, garbled, too_long};
 use crate::classify::Dialect;
 use crate::dialect::{Moment, Parser, Printer, Step, Usage};
 use crate::errors::{Code, Failure};
@@ -100,7 +100,7 @@ impl Translator {
 
     fn hold(&mut self, partial: &[u8]) -> Result<(), Broken> {
         if self.partial.len() + partial.len() > MAX_LINE {
-            return Err(Broken::Garbled(format!("the replica sent a line of over {MAX_LINE} bytes")));
+            return Err(too_long());
         }
         self.partial.extend_from_slice(partial);
         Ok(())

@@ -13,6 +13,7 @@ use super::event::{self, Event, Framing};
 use crate::dialect::Usage;
 use crate::ending;
 use crate::json::Malformed;
+use crate::limits::{self, Limit};
 
 /// Longest line of a stream. Unit: bytes.
 pub(super) const MAX_LINE: usize = 8 << 20;
@@ -85,6 +86,15 @@ impl Watch {
 
     /// Takes a chunk of a stream; yields what goes on to the client, perhaps nothing yet.
     pub(crate) fn chunk(&mut self, chunk: Bytes) -> Result<Bytes, (Bytes, Broken)> {
+        if self.done {
+            // After the end nothing matters any more.
+            let held = self.partial.split();
+            return Ok(if self.rename.is_some() && !held.is_empty() {
+                [held, chunk.into()].concat().into()
+            } else {
+                chunk
+            });
+        }
         let Some(last) = memrchr(b'\n', &chunk) else {
             self.hold(&chunk)?;
             return Ok(if self.rename.is_some() { Bytes::new() } else { chunk });
@@ -123,7 +133,7 @@ impl Watch {
 
     fn hold(&mut self, partial: &[u8]) -> Result<(), (Bytes, Broken)> {
         if self.partial.len() + partial.len() > MAX_LINE {
-            return Err((Bytes::new(), Broken::Garbled(format!("the replica sent a line of over {MAX_LINE} bytes"))));
+            return Err((Bytes::new(), too_long()));
         }
         self.partial.extend_from_slice(partial);
         Ok(())
@@ -134,7 +144,7 @@ impl Watch {
     fn lines(&mut self, lines: &Bytes, sent: usize) -> Result<Bytes, (Bytes, Broken)> {
         let mut out = BytesMut::new();
         let (mut from, mut copied) = (0, 0);
-        while from < lines.len() {
+        while from < lines.len() && !self.done {
             let end = memchr(b'\n', &lines[from..]).map_or(lines.len(), |at| from + at + 1);
             let line = lines[from..end].trim_ascii_end();
             match event::parse(self.framing, line) {
@@ -186,6 +196,12 @@ impl Watch {
             Event::Error(_) => {}
         }
     }
+}
+
+/// A line that is longer than [`MAX_LINE`].
+pub(super) fn too_long() -> Broken {
+    limits::hit(Limit::Line);
+    Broken::Garbled(format!("the replica sent a line of over {MAX_LINE} bytes"))
 }
 
 pub(super) fn garbled(malformed: Malformed) -> Broken {
@@ -254,6 +270,39 @@ mod tests {
             prop_assert_eq!(out, if rename { text.replace("a:1", "risk") } else { text.to_owned() });
             prop_assert_eq!(broken, Some(Broken::Said("boom".into())));
         }
+    }
+
+    #[test]
+    fn what_comes_after_the_end_is_no_fault() {
+        for (framing, end) in [
+            (Framing::Ndjson, "{\"model\":\"a:1\",\"done\":true,\"eval_count\":2}\n"),
+            (Framing::Sse, "data: {\"model\":\"a:1\",\"usage\":{\"completion_tokens\":2}}\n\ndata: [DONE]\n\n"),
+            (
+                Framing::Named,
+                "data: {\"type\":\"response.completed\",\"response\":{\"model\":\"a:1\",\"usage\":{\"output_tokens\":2}}}\n\n",
+            ),
+        ] {
+            // So some servers end what has names, too.
+            let text = [end, "data: [DONE]\n\n<html>"].concat();
+            for rename in [None, Some("risk")] {
+                let expected = if rename.is_some() { text.replace("a:1", "risk") } else { text.clone() };
+                for cut in 0..=text.len() {
+                    let mut watch = Watch::new(framing, rename.map(|_| Bytes::from_static(b"\"risk\"")));
+                    let pieces =
+                        [&text[..cut], &text[cut..]].map(|piece| watch.chunk(piece.to_owned().into()).unwrap());
+                    let out = [pieces.concat(), watch.end().unwrap().to_vec()].concat();
+                    assert_eq!((String::from_utf8(out).unwrap(), watch.usage().output), (expected.clone(), 2), "{cut}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_not_kept_for_ever() {
+        let mut watch = Watch::new(Framing::Ndjson, None);
+        let piece = Bytes::from(vec![b' '; MAX_LINE / 2 + 1]);
+        assert_eq!(watch.chunk(piece.clone()), Ok(piece.clone()));
+        assert!(matches!(watch.chunk(piece), Err((_, Broken::Garbled(_)))));
     }
 
     #[test]
