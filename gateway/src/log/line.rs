@@ -49,7 +49,7 @@ fields! {
     "level" "`info`, `error`" "`error` where the gateway or a replica is to blame."
         |told| Some(Value::Word(match told.outcome {
             Outcome::Failed(code) if code.row().status >= 500 => "error",
-            Outcome::ReplicaError => "error",
+            Outcome::ReplicaError if told.record.status >= 500 => "error",
             _ => "info",
         }));
     "msg" "`request`" "What the line is."
@@ -285,6 +285,14 @@ mod tests {
         names.insert(phase, "phase".to_owned());
         assert_eq!(names, field_names().collect::<Vec<_>>());
         assert!(cancelled.iter().all(|name| field_names().any(|known| known == name)));
+    }
+
+    #[test]
+    fn what_a_client_asked_wrongly_is_no_error_of_the_replica() {
+        for (status, level) in [(400, "info"), (404, "info"), (500, "error"), (503, "error")] {
+            let (json, _) = line(|record| (record.status, record.phase) = (status, Phase::Finished));
+            assert_eq!((&json["outcome"], &json["level"]), (&json!("replica_error"), &json!(level)), "{status}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub use self::text::Format;
 
 use self::cells::{Counts, Shape};
 use self::sets::{Place, Who};
+use crate::classify::Api;
 use crate::record::{Outcome, Phase, Record};
 
 /// Places a core knows before it looks for those that are of no use any more.
@@ -145,8 +146,9 @@ fn counted(counts: &Counts, record: &Record, end: usize) {
 fn measured(shape: &Shape, record: &Record, end: usize, took: Duration) {
     shape.lasted(end, micros(took));
     shape.queued.observe(micros(record.queued));
-    // Only what a replica began to answer has a first token: refusals are quick, and say nothing of the engine.
-    let answered = record.replica.is_some() && record.status < 400;
+    // Only what a replica began to answer has a first token: refusals are quick, and say nothing of the engine. Nor does
+    // what it tells of a model.
+    let answered = record.replica.is_some() && record.status < 400 && record.api != Some(Api::OllamaShow);
     let Some(first) = record.first_byte.filter(|_| answered) else { return };
     shape.first_token.observe(micros(first));
     let usage = record.usage;

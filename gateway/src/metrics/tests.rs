@@ -240,6 +240,20 @@ fn what_needs_two_tokens_or_a_stream_is_not_measured_without() {
 }
 
 #[test]
+fn what_is_told_of_a_model_has_no_first_token() {
+    let metrics = Arc::<Metrics>::default();
+    let replica = Registry::default().replica(&pool(), "http://localhost:1".parse().unwrap(), None).unwrap();
+    settle(&metrics, |record| {
+        record.api = Some(Api::OllamaShow);
+        record.replica = Some(replica.clone());
+        (record.status, record.phase, record.first_byte) = (200, Phase::Finished, Some(SECOND));
+    });
+    let page = text(&metrics);
+    assert!(page.contains("gen_ai_server_request_duration_seconds_count{gen_ai_operation_name=\"show\"} 1"), "{page}");
+    assert!(!page.contains("first_token_seconds_count"), "{page}");
+}
+
+#[test]
 fn a_core_forgets_what_nobody_can_ask_for_any_more() {
     let metrics = Arc::<Metrics>::default();
     enter(metrics.clone());
