@@ -145,23 +145,41 @@ fn what_openais_clients_ask_arrives_in_ollamas_words_with_the_pins() {
 fn what_ollama_would_drop_without_a_word_is_refused_by_name() {
     let replica = simulator();
     let tutti = pinned(&replica, "");
-    for (field, value) in [
-        ("n", json!(2)),
-        ("logprobs", json!(true)),
-        ("tool_choice", json!("required")),
-        ("logit_bias", json!({ "1": 1 })),
-        ("a_field_of_mine", json!(1)),
+    let named = json!({ "type": "function", "function": { "name": "f" } });
+    let tokens = json!({ "model": "e", "input": [[1, 2]] });
+    for (path, body, field, value) in [
+        (CHAT, chat(true), "n", json!(2)),
+        (CHAT, chat(true), "logprobs", json!(true)),
+        (CHAT, chat(true), "top_logprobs", json!(2)),
+        (CHAT, chat(true), "tool_choice", json!("required")),
+        (CHAT, chat(true), "tool_choice", named),
+        (CHAT, chat(true), "parallel_tool_calls", json!(false)),
+        (CHAT, chat(true), "reasoning_effort", json!("minimal")),
+        (CHAT, chat(true), "functions", json!([{ "name": "f" }])),
+        (CHAT, chat(true), "function_call", json!("auto")),
+        (CHAT, chat(true), "logit_bias", json!({ "1": 1 })),
+        (CHAT, chat(true), "a_field_of_mine", json!(1)),
+        (COMPLETIONS, prompt(false), "best_of", json!(2)),
+        (COMPLETIONS, prompt(false), "logprobs", json!(2)),
+        (COMPLETIONS, prompt(false), "echo", json!(true)),
+        (COMPLETIONS, prompt(false), "prompt", json!(["a", "b"])),
+        (COMPLETIONS, prompt(false), "prompt", json!([1, 2])),
+        (COMPLETIONS, prompt(false), "max_completion_tokens", json!(2)),
+        (EMBEDDINGS, tokens, "input", json!([1, 2])),
     ] {
-        let mut body = chat(true);
+        let mut body = body;
         body[field] = value;
-        let answer = tutti.ask("POST", CHAT, &body.to_string());
+        let answer = tutti.ask("POST", path, &body.to_string());
         let error = &answer.json()["error"];
         assert_eq!(
             (answer.status, &error["code"], &error["type"]),
-            (400, &json!("untranslatable"), &json!("invalid_request_error"))
+            (400, &json!("untranslatable"), &json!("invalid_request_error")),
+            "{path} {field}: {}",
+            answer.text()
         );
         assert!(error["message"].as_str().is_some_and(|message| message.contains(field)), "{error}");
-        let param = if field == "a_field_of_mine" { Value::Null } else { json!(field) };
+        let unknown = field == "a_field_of_mine" || field == "max_completion_tokens"; // there
+        let param = if unknown { Value::Null } else { json!(field) };
         assert_eq!(error["param"], param);
     }
     assert_eq!(inference(&replica.seen()).len(), 0);
@@ -171,6 +189,20 @@ fn what_ollama_would_drop_without_a_word_is_refused_by_name() {
     body["n"] = json!(2);
     ok(plain.ask("POST", CHAT, &body.to_string()));
     assert_eq!(reached(&replica, 1)[0].body, body.to_string().as_bytes());
+}
+
+#[test]
+fn the_later_apis_go_as_they_are_and_carry_no_pins() {
+    let replica = simulator_with(Config { later_apis: true, ..quick() });
+    let tutti = pinned(&replica, "");
+    let body =
+        json!({ "model": "m", "input": "hi", "messages": [{ "role": "user", "content": "hi" }], "max_tokens": 9 });
+    for (number, path) in ["/v1/responses", "/v1/messages"].into_iter().enumerate() {
+        let answer = ok(tutti.ask("POST", path, &body.to_string()));
+        assert_eq!(answer.header("x-tutti-adjusted"), None, "{path}");
+        let seen = &reached(&replica, number + 1)[number];
+        assert_eq!((seen.path.as_str(), &seen.body[..]), (path, body.to_string().as_bytes()));
+    }
 }
 
 #[test]

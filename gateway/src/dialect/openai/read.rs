@@ -68,6 +68,7 @@ pub(in crate::dialect) fn chat<'a>(
             }
             "modalities" if texts("modalities", value)?.iter().all(|kind| kind == "text") => {}
             "modalities" => return Err(untranslatable("modalities", "can be [\"text\"] only")),
+            "max_completion_tokens" => {} // after all others: it goes before the older name
             _ => shared(&key, value, &mut chat.manner, wishes, adjusted)?,
         }
     }
@@ -146,7 +147,6 @@ fn shared<'a>(
         "frequency_penalty" => manner.frequency_penalty = Some(number("frequency_penalty", value)?),
         "seed" => manner.seed = Some(number("seed", value)?),
         "max_tokens" => manner.max_tokens = bound("max_tokens", value)?.filter(|tokens| *tokens > 0),
-        "max_completion_tokens" => {} // after all others: it goes before the older name
         "stop" => manner.stop = texts("stop", value)?,
         "n" if value.integer() == Some(1) => {}
         "n" => return Err(untranslatable("n", "can be 1 only")),
