@@ -1,6 +1,7 @@
 //! Calls of tools, which Ollama's API tells apart by the tools' names alone; OpenAI's wants an identifier for each.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::dialect::refuse::{array, object, text, unknown, wrong};
 use crate::dialect::request::{Answered, Call};
@@ -12,8 +13,12 @@ use crate::json::{Kind, Node};
 #[derive(Default)]
 pub(super) struct Calls<'a> {
     made: usize,
-    /// Those that no tool has answered yet.
-    open: Vec<Answered<'a>>,
+    /// Those that no tool has answered yet, by their number.
+    open: BTreeMap<usize, Answered<'a>>,
+    /// The numbers of all that had an identifier or a name, those before the oldest open one left out: there may be as
+    /// many as fit in a body, so that nobody looks through them.
+    of_id: HashMap<Cow<'a, str>, VecDeque<usize>>,
+    of_name: HashMap<Cow<'a, str>, VecDeque<usize>>,
 }
 
 impl<'a> Calls<'a> {
@@ -44,8 +49,10 @@ impl<'a> Calls<'a> {
             }
         }
         let id = id.unwrap_or_else(|| Cow::Owned(format!("call_{}", self.made)));
+        self.of_id.entry(id.clone()).or_default().push_back(self.made);
+        self.of_name.entry(name.clone()).or_default().push_back(self.made);
+        self.open.insert(self.made, Answered { id: id.clone(), name: name.clone() });
         self.made += 1;
-        self.open.push(Answered { id: id.clone(), name: name.clone() });
         Ok(Call { id, name, arguments })
     }
 
@@ -57,17 +64,26 @@ impl<'a> Calls<'a> {
         name: Option<Cow<'a, str>>,
     ) -> Result<Answered<'a>, Failure> {
         let name = name.filter(|name| !name.is_empty());
-        let fits = |open: &Answered<'a>| match (&id, &name) {
-            (Some(id), _) => open.id == *id,
-            (None, Some(name)) => open.name == *name,
-            (None, None) => true,
+        let found = match (&id, &name) {
+            (Some(id), _) => oldest(&self.open, self.of_id.get_mut(id)),
+            (None, Some(name)) => oldest(&self.open, self.of_name.get_mut(name)),
+            (None, None) => self.open.first_key_value().map(|(number, _)| *number),
         };
-        match (self.open.iter().position(fits), id) {
-            (Some(at), _) => Ok(self.open.remove(at)),
+        match (found.and_then(|number| self.open.remove(&number)), id) {
+            (Some(answered), _) => Ok(answered),
             (None, Some(id)) => Ok(Answered { id, name: name.unwrap_or_default() }),
             (None, None) => {
                 Err(wrong("messages[].tool_name", "that of a tool that was called before and not answered"))
             }
         }
     }
+}
+
+/// The first of these numbers that is open; those before it are forgotten.
+fn oldest(open: &BTreeMap<usize, Answered<'_>>, numbers: Option<&mut VecDeque<usize>>) -> Option<usize> {
+    let numbers = numbers?;
+    while numbers.front().is_some_and(|number| !open.contains_key(number)) {
+        numbers.pop_front();
+    }
+    numbers.front().copied()
 }

@@ -1,6 +1,7 @@
 //! The messages of OpenAI's conversations.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use crate::adjusted::Adjusted;
 use crate::dialect::refuse::{array, is_blank, no_counterpart, object, text, unknown, untranslatable, wrong};
@@ -8,11 +9,15 @@ use crate::dialect::request::{Answered, Call, Image, Message, Part, Role};
 use crate::errors::Failure;
 use crate::json::{Kind, Node};
 
+/// The tools that were called so far, by the calls' identifiers: the last one of each.
+type Names<'a> = HashMap<Cow<'a, str>, Cow<'a, str>>;
+
 /// Reads a conversation.
 pub(super) fn all<'a>(value: Node<'a>, adjusted: &mut Adjusted) -> Result<Vec<Message<'a>>, Failure> {
-    let mut messages: Vec<Message<'a>> = Vec::new();
+    let (mut messages, mut names) = (Vec::new(), Names::default());
     for node in array("messages", value)? {
-        let message = one(node, &messages, adjusted)?;
+        let message = one(node, &names, adjusted)?;
+        names.extend(message.calls.iter().map(|call| (call.id.clone(), call.name.clone())));
         messages.push(message);
     }
     if messages.is_empty() {
@@ -21,7 +26,7 @@ pub(super) fn all<'a>(value: Node<'a>, adjusted: &mut Adjusted) -> Result<Vec<Me
     Ok(messages)
 }
 
-fn one<'a>(node: Node<'a>, before: &[Message<'a>], adjusted: &mut Adjusted) -> Result<Message<'a>, Failure> {
+fn one<'a>(node: Node<'a>, names: &Names<'a>, adjusted: &mut Adjusted) -> Result<Message<'a>, Failure> {
     let (mut role, mut id, mut name) = (None, None, None);
     let mut message = Message::new(Role::User);
     for (key, value) in object("messages[]", node)? {
@@ -49,7 +54,7 @@ fn one<'a>(node: Node<'a>, before: &[Message<'a>], adjusted: &mut Adjusted) -> R
         .ok_or_else(|| untranslatable("messages[].role", "can be system, developer, user, assistant or tool only"))?;
     message.role = role;
     match (role, name) {
-        (Role::Tool, name) => message.answers = Some(answered(id, name, before)?),
+        (Role::Tool, name) => message.answers = Some(answered(id, name, names)?),
         (_, Some(_)) => adjusted.left_out("messages[].name"),
         (_, None) => {}
     }
@@ -60,14 +65,10 @@ fn one<'a>(node: Node<'a>, before: &[Message<'a>], adjusted: &mut Adjusted) -> R
 fn answered<'a>(
     id: Option<Cow<'a, str>>,
     name: Option<Cow<'a, str>>,
-    before: &[Message<'a>],
+    names: &Names<'a>,
 ) -> Result<Answered<'a>, Failure> {
     let id = id.ok_or_else(|| wrong("messages[].tool_call_id", "that of the call that is answered"))?;
-    let called = || {
-        let calls = before.iter().rev().flat_map(|message| &message.calls);
-        calls.into_iter().find(|call| call.id == id).map(|call| call.name.clone())
-    };
-    let name = name.or_else(called).unwrap_or_default();
+    let name = name.or_else(|| names.get(&id).cloned()).unwrap_or_default();
     Ok(Answered { id, name })
 }
 
