@@ -345,7 +345,7 @@ fn a_server_that_sends_its_head_at_once_has_as_long_as_another_for_its_first_tok
     let (url, _) = by_hand_so("200 OK", "text/event-stream", Duration::from_secs(1), stream);
     let timeouts =
         |first: &str| format!("engine: openai\n    expose: all\n    timeouts: {{ firstByte: {first}, idle: 100ms }}");
-    let tutti = Tutti::start(&pool(&[url.clone()], &timeouts("20s")));
+    let tutti = Tutti::start(&pool(std::slice::from_ref(&url), &timeouts("20s")));
     assert_eq!(said(&ok(tutti.ask("POST", "/api/chat", &chat(true).to_string()))), "late");
     let tutti = Tutti::start(&pool(&[url], &timeouts("200ms")));
     let answer = tutti.ask("POST", "/api/chat", &chat(true).to_string());
