@@ -77,7 +77,7 @@ metrics! {
         "Time after a stream's first byte, over the tokens after the first; of whole streams of two tokens or more";
     TOKENS Histogram "gen_ai_client_token_usage" ""
         ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool" "gen_ai_token_type"]
-        "Tokens of a request's prompt (input) and answer (output), where the replica counted them";
+        "Tokens of a request's prompt (input) and answer (output), where the replica counted them; of the answer, an event a token where a stream does not say";
     QUEUED Gauge "tutti_requests_queued" "" ["pool"]
         "Requests that wait for a slot";
     IN_FLIGHT Gauge "tutti_requests_in_flight" "" ["pool" "replica"]
