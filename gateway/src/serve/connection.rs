@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tutti_api::LimitsSpec;
 
@@ -27,6 +28,10 @@ pub(super) const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 pub(super) const PROBE_AFTER: Duration = Duration::from_secs(60);
 /// How long the answer may take; the kernel asks again as often.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How long a client may go on sending what nobody reads any more.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long it may pause meanwhile.
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
 /// How often the kernel asks in vain.
 const PROBES: u32 = 3;
 
@@ -107,6 +112,18 @@ async fn open(
             Ok(None)
         }
     }
+}
+
+/// Reads, for a while, what a client sends that has its answer. Closed with bytes unread, its connection would be reset,
+/// and the client might see that in place of the answer (RFC 9112, 9.6).
+pub(super) async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let read = async {
+        stream.shutdown().await?;
+        let mut bytes = vec![0; 16 << 10]; // in the future it would be each connection's
+        while timeout(LINGER_PAUSE, stream.read(&mut bytes)).await?? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(LINGER, read).await; // who sends without an end is cut
 }
 
 fn prepare(socket: TcpStream, limits: &LimitsSpec) -> io::Result<tokio::net::TcpStream> {

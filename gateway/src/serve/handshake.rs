@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
+use super::connection::linger;
 use crate::limits::{self, Limit, Seldom};
 use crate::shared::Shared;
 use crate::tls::Tls;
@@ -17,11 +18,6 @@ use crate::tls::Tls;
 /// What a client hears that speaks HTTP without TLS.
 const IN_CLEAR: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n\
     This port speaks HTTPS: write https:// in place of http://.\n";
-/// How long such a client may go on sending, before the connection is closed: at once, it might not read the answer.
-const LINGER: Duration = Duration::from_secs(1);
-/// How much of that is read. Unit: bytes.
-const LINGER_MAX: u64 = 64 << 10;
-
 /// Agrees with the client on keys. `None` where nothing came of it; that is counted, and seldom said.
 pub(super) async fn shake(
     stream: TcpStream,
@@ -68,8 +64,6 @@ async fn agree(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>>
 /// Tells a client that this port speaks TLS.
 async fn in_clear(mut stream: TcpStream) -> io::Result<()> {
     stream.write_all(IN_CLEAR.as_bytes()).await?;
-    stream.shutdown().await?;
-    let mut rest = stream.take(LINGER_MAX);
-    let _ = timeout(LINGER, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+    linger(stream).await;
     Ok(())
 }

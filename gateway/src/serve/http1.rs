@@ -4,19 +4,22 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use http::header::{CONNECTION, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::activity::{Activity, AtWork};
-use super::connection::wind_up;
+use super::connection::{linger, wind_up};
 use super::socket::Socket;
 use super::stream::Stream;
 use crate::ending::Phase;
@@ -34,7 +37,9 @@ pub(super) async fn serve(
     header_timeout: Duration,
 ) {
     let activity = Arc::new(Activity::default());
-    let service = service_fn(|request| {
+    let has_body = AtomicBool::new(false);
+    let service = service_fn(|request: Request<Incoming>| {
+        has_body.store(!request.body().is_end_stream(), Relaxed);
         // In a box of its own its memory is given back with the answer's head: a stream lasts longer (8 KB each).
         let (at_work, answer) = (activity.begin(), Box::pin(handle(shared.clone(), request)));
         async move {
@@ -60,13 +65,22 @@ pub(super) async fn serve(
             }
         }
     };
-    let Err(error) = ended else { return };
-    if error.is_parse() {
-        refused(&error, peer, shared);
-    } else if error.is_timeout() && !connection.into_parts().read_buf.is_empty() {
-        limits::hit(Limit::HeaderTimeout); // with nothing read it was idle
+    let parts = connection.into_parts();
+    let is_refused = ended.as_ref().is_err_and(hyper::Error::is_parse);
+    if let Err(error) = ended {
+        if is_refused {
+            refused(&error, peer, shared);
+        } else if error.is_timeout() && !parts.read_buf.is_empty() {
+            limits::hit(Limit::HeaderTimeout); // with nothing read it was idle
+        }
+        tracing::debug!(%error, "a connection ended early");
+        if !is_refused {
+            return;
+        }
     }
-    tracing::debug!(%error, "a connection ended early");
+    if is_refused || has_body.load(Relaxed) {
+        Box::pin(linger(parts.io.into_inner())).await; // hyper may have answered before it had read all
+    }
 }
 
 /// An answer's body; the request is at work until it has gone.
