@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
 use http::header::CONTENT_ENCODING;
+use http::request::Parts;
+use http::{HeaderMap, Request, Version};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tutti_api::LimitsSpec;
 
@@ -21,12 +23,48 @@ const AHEAD: usize = 1 << 20;
 /// that again while the request waits. Unit: bytes.
 const COPIED: usize = 4 << 10;
 
+/// How long a client may go on sending what nobody reads any more, over HTTP/2.
+const LINGER: Duration = Duration::from_secs(5);
+/// How long it may pause meanwhile.
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
+
+/// A request's body. Over HTTP/2, what is not read of it is taken and thrown away for a while: a stream that is reset
+/// behind its answer, as RFC 9113, 8.1 has it, is an error without an answer to some clients, among them curl 7.88.
+/// Over HTTP/1.1 the connection is closed, and sees to that itself.
+pub(crate) struct Arriving {
+    body: Option<Incoming>,
+    is_http2: bool,
+}
+
+impl Arriving {
+    /// That of a request, beside its head.
+    pub(crate) fn of(request: Request<Incoming>) -> (Parts, Self) {
+        let (head, body) = request.into_parts();
+        let is_http2 = head.version == Version::HTTP_2;
+        (head, Self { body: Some(body), is_http2 })
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let Some(mut body) = self.body.take().filter(|body| self.is_http2 && !body.is_end_stream()) else { return };
+        let Ok(runtime) = Handle::try_current() else { return };
+        runtime.spawn(timeout(LINGER, async move {
+            while let Ok(Some(Ok(_))) = timeout(LINGER_PAUSE, body.frame()).await {
+                if body.is_end_stream() {
+                    break;
+                }
+            }
+        }));
+    }
+}
+
 /// Reads the body. `room` grows with what has arrived, not with what was announced: announcing costs a client nothing.
 ///
 /// # Errors
 /// Too large, too slow, compressed, broken off, or no memory left for it.
 pub(crate) async fn read(
-    body: Incoming,
+    mut arriving: Arriving,
     headers: &HeaderMap,
     limits: &LimitsSpec,
     room: &mut Room,
@@ -37,18 +75,19 @@ pub(crate) async fn read(
             "the body is compressed: send it without Content-Encoding",
         ));
     }
+    let Some(body) = &mut arriving.body else { return Ok(Bytes::new()) };
     let declared = body.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
     let max = limits.body.bytes();
     fits(declared.unwrap_or(0), max)?;
-    let all = arriving(body, declared.unwrap_or(0), max, limits.body_pause.get(), room);
+    let all = collected(body, declared.unwrap_or(0), max, limits.body_pause.get(), room);
     timeout(limits.body_timeout.get(), all).await.unwrap_or_else(|_| {
         limits::hit(Limit::BodyTimeout);
         Err(Failure::new(Code::RequestTimeout, "the body arrives too slowly"))
     })
 }
 
-async fn arriving(
-    mut body: Incoming,
+async fn collected(
+    body: &mut Incoming,
     declared: usize,
     max: usize,
     pause: Duration,

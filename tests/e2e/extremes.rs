@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rustix::net::sockopt::set_socket_recv_buffer_size;
@@ -139,4 +140,21 @@ fn ten_thousand_idle_connections_cost_little_keep_nobody_out_and_are_closed() {
     eventually("none is left", || (tutti.metric("tutti_connections ", &[]) == 0.0).then_some(()));
     assert_eq!(tutti.metric("tutti_limit_hits_total", &["limit=\"header_timeout\""]), 0.0, "to lie idle is no fault");
     assert!(Client::connect(&tutti.listen()).is_ok());
+}
+
+/// The same over HTTP/2, where a stream that is reset behind its answer is an error without one to curl 7.88.
+#[test]
+fn a_refusal_before_the_body_is_heard_over_http2() {
+    let tutti = Tutti::before(&[simulator().url()]);
+    let (small, large) = (" ".repeat(2000), " ".repeat(40 * MIB));
+    for (path, body, status) in [("/nowhere", &small, "404"), ("/nowhere", &large, "404"), ("/api/chat", &large, "413")]
+    {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--max-time", "20", "--http2-prior-knowledge", "--data-binary", "@-"]);
+        curl.args(["-o", "/dev/null", "-w", "%{http_code}", &format!("http://{}{path}", tutti.listen())]);
+        let mut curl = curl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("curl");
+        curl.stdin.take().expect("a pipe").write_all(body.as_bytes()).expect("it is taken");
+        let output = curl.wait_with_output().expect("it ends");
+        assert_eq!((output.status.code(), &*String::from_utf8_lossy(&output.stdout)), (Some(0), status), "{path}");
+    }
 }

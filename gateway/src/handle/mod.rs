@@ -24,10 +24,11 @@ use crate::budget::Room;
 use crate::classify::{self, Api, Ask};
 use crate::errors::Failure;
 use crate::exchange::ResponseBody;
+use crate::intake::{self, Arriving};
 use crate::record::Phase;
 use crate::settle::Settlement;
 use crate::shared::Shared;
-use crate::{answers, ending, identify, intake};
+use crate::{answers, ending, identify};
 
 /// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase. Who
 /// polls it wakes when the gateway is over: then what has not been answered is refused.
@@ -50,7 +51,10 @@ pub(crate) async fn handle(
             })
             .await
         }
-        Err(failure) => Err(failure.clone()),
+        Err(failure) => {
+            drop(Arriving::of(request));
+            Err(failure.clone())
+        }
     };
     let mut response = served.unwrap_or_else(|failure| {
         settlement.failed(&failure);
@@ -92,7 +96,7 @@ fn identify(shared: &Shared, headers: &HeaderMap, settlement: &mut Settlement) -
 }
 
 /// Answers a request that goes no further, and takes note of it as of any other.
-pub(crate) fn refuse(request: &Request<Incoming>, failure: &Failure) -> Response<ResponseBody> {
+pub(crate) fn refuse(request: Request<Incoming>, failure: &Failure) -> Response<ResponseBody> {
     let mut settlement = Settlement::begin(request_id(request.headers()));
     settlement.failed(failure);
     let mut response = failure.response(dialect_of(request.uri().path()));
@@ -100,6 +104,7 @@ pub(crate) fn refuse(request: &Request<Incoming>, failure: &Failure) -> Response
     settlement.record.status = response.status().as_u16();
     settlement.record.phase = Phase::Answering;
     response.body_mut().settle(settlement);
+    drop(Arriving::of(request));
     response
 }
 
@@ -108,7 +113,7 @@ async fn serve(
     request: Request<Incoming>,
     settlement: &mut Settlement,
 ) -> Result<Response<ResponseBody>, Failure> {
-    let (head, body) = request.into_parts();
+    let (head, body) = Arriving::of(request);
     let config = shared.table().config.clone();
     let keyed = shared.keys.set().is_some();
     identify::host(&head, (!keyed).then_some(&*config.gateway.allowed_hosts))?;

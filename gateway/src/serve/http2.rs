@@ -126,7 +126,7 @@ async fn answer(
     };
     let is_head = request.method() == Method::HEAD;
     let mut response = match refusal {
-        Some(failure) => refuse(&request, &failure),
+        Some(failure) => refuse(request, &failure),
         None => Box::pin(handle(shared, request)).await?, // whose memory is not needed once a stream has begun
     };
     if is_head {
