@@ -114,9 +114,17 @@ pub(crate) async fn serve(
     ready(&gateway);
     let End { delay, drain } = follow(&gateway, loaded, ends).await?;
     tracing::info!(?delay, ?drain, "draining: a second signal ends at once");
+    let is_succeeded = gateway.is_succeeded();
+    let at_once = async {
+        if is_succeeded {
+            ends.come().await; // the first is whose who has started the other process, and ends this one now
+            tracing::info!("draining already, for another process has taken over");
+        }
+        ends.come().await;
+    };
     let clean = tokio::select! {
         clean = gateway.drain(delay, drain) => clean,
-        () = ends.come() => false,
+        () = at_once => false,
     };
     tutti_gateway::log::finish(LAST_LINES);
     if !clean {

@@ -52,6 +52,8 @@ fn another_takes_its_place_and_what_was_begun_ends_well() {
     new.wait_said("tutti serves");
     assert_eq!((new.listen(), new.ops(), new.admin()), (old.listen(), old.ops(), old.admin()));
     old.wait_said("another process has taken over");
+    old.signal(Signal::TERM); // by whoever thinks that it would stay
+    old.wait_said("draining already");
     assert_eq!(pid(&new), u64::from(new.pid()));
     for _ in 0..10 {
         assert_eq!((ready(&new), new.ask("GET", "/readyz", "").status), (200, 200));

@@ -23,8 +23,6 @@ pub(super) use take::{Predecessor, take};
 
 /// How long the other side may take for a word that needs no work.
 const WITHIN: Duration = Duration::from_secs(5);
-/// How long a new gateway may take to build everything.
-const BUILD_WITHIN: Duration = Duration::from_secs(600);
 
 /// A listening socket that can be passed on.
 #[derive(Debug)]

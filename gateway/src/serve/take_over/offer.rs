@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::wire::{Offer, Offered, Talk, Word};
-use super::{BUILD_WITHIN, Port, WITHIN, folder, private, same_user};
+use super::{Port, WITHIN, folder, private, same_user};
 use crate::shared::Shared;
 
 /// Drained replicas that are told of at most, so that a line has room for them. Unit: URLs.
@@ -99,7 +99,8 @@ impl State {
         };
         self.give(&mut talk, &ports).await?;
         tracing::info!(successor = pid, version, "a process has the ports, and is not ready yet: serving on");
-        let served = match talk.hear(BUILD_WITHIN).await {
+        // Until it serves or ends, however long it builds: given up, it would come to serve beside this one.
+        let served = match talk.hear_at_last().await {
             // It must be there to hear this.
             Ok(Word::Serves {}) => talk.say(Word::Leaves {}, &[]).await,
             Ok(_) => Err(unexpected()),

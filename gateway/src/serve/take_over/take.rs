@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 use tutti_api::Address;
 
 use super::wire::{Offer, Talk, Word};
@@ -23,16 +24,29 @@ pub(in crate::serve) struct Predecessor {
 }
 
 impl Predecessor {
-    /// Tells it that this process accepts now, and waits until it does not any more.
+    /// Tells it that this process accepts now, and waits a while until it does not any more. One that takes longer, on a
+    /// machine that was paused, is still listened to: it leaves only where it can say so.
     pub(in crate::serve) async fn relieve(mut self) {
-        let told = async {
-            self.talk.say(Word::Serves {}, &[]).await?;
-            self.talk.hear(WITHIN).await
-        };
-        match told.await {
+        if let Err(error) = self.talk.say(Word::Serves {}, &[]).await {
+            return self.has_left(Err(error));
+        }
+        match timeout(WITHIN, self.talk.hear_at_last()).await {
+            Ok(heard) => self.has_left(heard),
+            Err(_) => {
+                tracing::warn!(predecessor = self.pid, "the one before does not leave yet: both serve");
+                tokio::spawn(async move {
+                    let heard = self.talk.hear_at_last().await;
+                    self.has_left(heard);
+                });
+            }
+        }
+    }
+
+    fn has_left(&self, heard: io::Result<Word>) {
+        match heard {
             Ok(Word::Leaves {}) => tracing::info!(predecessor = self.pid, "it has taken over: the one before drains"),
             Ok(word) => tracing::warn!(predecessor = self.pid, ?word, "the one before says what it should not"),
-            Err(error) => tracing::warn!(predecessor = self.pid, %error, "the one before does not answer any more"),
+            Err(error) => tracing::warn!(predecessor = self.pid, %error, "the one before has ended without a word"),
         }
     }
 }

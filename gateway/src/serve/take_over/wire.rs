@@ -132,10 +132,14 @@ impl Talk {
     /// None came in time, the other side has ended, or speaks another protocol.
     pub(super) async fn hear(&mut self, within: Duration) -> io::Result<Word> {
         let late = || io::Error::new(io::ErrorKind::TimedOut, format!("it does not answer within {within:?}"));
-        timeout(within, self.line()).await.unwrap_or_else(|_| Err(late()))
+        timeout(within, self.hear_at_last()).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn line(&mut self) -> io::Result<Word> {
+    /// Hears a word, whenever it comes. Nothing is lost where this is dropped before.
+    ///
+    /// # Errors
+    /// The other side has ended, or speaks another protocol.
+    pub(super) async fn hear_at_last(&mut self) -> io::Result<Word> {
         loop {
             if let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.heard.drain(..=end).collect();
