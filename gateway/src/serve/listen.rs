@@ -140,17 +140,58 @@ fn known_token(file: fs::File) -> io::Result<String> {
 pub(super) fn token(path: &Path) -> Result<String, StartError> {
     let failed = |error| StartError::Token { path: path.to_owned(), error };
     match fs::File::open(path) {
-        Ok(file) => return known_token(file).map_err(failed),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+        Ok(file) => known_token(file).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => new_token(path).map_err(failed),
+        Err(error) => Err(failed(error)),
     }
+}
+
+/// Makes a token. The file is there with all of it or not at all, so that neither a full disk nor one that starts at the
+/// same time meets half of it; of two that make one, both go by the first.
+fn new_token(path: &Path) -> io::Result<String> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
+        fs::create_dir_all(folder)?;
     }
     let mut bytes = [0u8; 32];
-    getrandom::fill(&mut bytes).map_err(|error| failed(io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
     let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    writeln!(file, "{token}").map_err(failed)?;
-    Ok(token)
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{:016x}", crate::random()));
+    let new = PathBuf::from(name);
+    let made = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)
+        .and_then(|mut file| writeln!(file, "{token}").and_then(|()| file.sync_all()))
+        .and_then(|()| match fs::hard_link(&new, path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => fs::rename(&new, path), // no links there
+            linked => linked,
+        });
+    let _ = fs::remove_file(&new);
+    match made {
+        Ok(()) => Ok(token),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => known_token(fs::File::open(path)?),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_those_that_start_at_once_all_go_by_one_token() {
+        for _ in 0..20 {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("tutti/admin-token");
+            let tokens: Vec<String> = std::thread::scope(|scope| {
+                let starting: Vec<_> = (0..8).map(|_| scope.spawn(|| token(&path).unwrap())).collect();
+                starting.into_iter().map(|token| token.join().unwrap()).collect()
+            });
+            assert!(tokens.iter().all(|token| *token == tokens[0] && token.len() == 64), "{tokens:?}");
+            assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+            assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing is left beside it");
+        }
+    }
 }
