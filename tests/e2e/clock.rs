@@ -95,7 +95,7 @@ fn line(tutti: &Tutti, id: &Answer) -> Value {
 #[test]
 fn a_clock_that_jumps_ends_nothing_and_gives_nothing_away() {
     let machine = Machine { token_time: Duration::from_millis(10), ..Machine::instant() };
-    let replica = simulator_with(Config { machine, answer_tokens: 30, ..quick() });
+    let replica = simulator_with(Config { machine, answer_tokens: 80, ..quick() });
     let clock = Clock::new();
     let keys = clock.file("keys.yaml");
     let (lasting, ending, limited) =
