@@ -9,6 +9,7 @@ use crate::run::root;
 /// The pages that are generated, and what of.
 pub(crate) fn pages() -> Vec<(&'static str, String)> {
     vec![
+        ("docs/reference/cli.md", tutti::reference_markdown()),
         ("docs/reference/config.md", tutti_api::reference_markdown()),
         ("docs/reference/keys.md", tutti_api::keys_reference_markdown()),
         ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),

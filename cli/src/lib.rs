@@ -1,0 +1,95 @@
+//! The binary `tutti`: its commands, and the page that describes them.
+
+mod admin;
+mod config;
+mod drain;
+mod follow;
+mod gateway;
+mod key;
+mod level;
+mod local;
+mod logging;
+mod print;
+mod reference;
+mod status;
+mod up;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use reference::markdown as reference_markdown;
+
+/// One fast, safe inference service out of a set of Ollama replicas.
+///
+/// Start with `tutti up`: it finds the Ollama on this machine, or starts it, and serves its models. A configuration
+/// file (`tutti.yaml`) says more: `tutti schema` and `tutti check` help to write it.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One machine: finds or starts Ollama, and puts the gateway before it
+    Up(up::Up),
+    /// The gateway alone, by a configuration
+    Gateway(gateway::Serve),
+    /// Says everything that is wrong with a configuration, and where
+    ///
+    /// The exit code is 0 where it is right, 2 where it is wrong, and 1 where there is none or it cannot be read.
+    Check(Source),
+    /// Prints the JSON schema of the configuration, for editors
+    Schema,
+    /// Shows what a running gateway does: its pools, replicas, queues and models
+    Status(status::Ask),
+    /// Takes a replica out of service: it gets nothing new, and what is in flight there goes on to its end
+    ///
+    /// Waits until nothing is in flight there. It holds through every change of the configuration, until `tutti undrain`
+    /// or until the gateway ends. The exit code is 1 where there is no such replica, where it is the last that serves a
+    /// model (see --force), and where the wait was too long.
+    Drain(drain::Drain),
+    /// Takes a replica that was drained back into service
+    Undrain(drain::Undrain),
+    /// Makes, shows and revokes the keys that clients ask with
+    Key(key::Key),
+    /// Shows and changes how much a running gateway says of itself
+    LogLevel(level::Level),
+}
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Source {
+    /// The configuration file; else `TUTTI_CONFIG`, `./tutti.yaml`, `tutti/tutti.yaml` in the user's configuration folder
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Does what this process was started with, and yields its exit code.
+pub fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Up(up) => up.run(),
+        Command::Gateway(serve) => serve.run(),
+        Command::Check(source) => config::check(&source),
+        Command::Schema => config::schema(),
+        Command::Status(ask) => ask.run(),
+        Command::Drain(drain) => drain.run(),
+        Command::Undrain(undrain) => undrain.run(),
+        Command::Key(key) => key.run(),
+        Command::LogLevel(level) => level.run(),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) if error.is::<config::Wrong>() => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            eprintln!("tutti: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
