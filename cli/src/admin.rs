@@ -1,6 +1,6 @@
 //! The way to a running gateway: its admin port.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
@@ -34,8 +34,7 @@ impl Admin {
     pub(crate) fn ask(&self, method: &str, path: &str) -> Result<Answer> {
         let (admin, file) = self.whom()?;
         let address = address(&admin)?;
-        let token = std::fs::read_to_string(&file)
-            .with_context(|| format!("cannot read the admin token in {}", file.display()))?;
+        let token = std::fs::read_to_string(&file).with_context(|| cannot_read(&file))?;
         let answer = local::ask(&address, method, path, Some(token.trim())).map_err(|error| {
             anyhow!(
                 "no gateway answers at {admin} ({error}): is it running, and is this its admin address? One that was \
@@ -56,6 +55,15 @@ impl Admin {
         let file = self.token_file.clone().map_or_else(|| config::token_file(&gateway), Ok)?;
         Ok((self.admin.clone().unwrap_or(gateway.admin.listen), file))
     }
+}
+
+/// What is said to whom has no token: mostly no gateway has run yet, or it runs as another user.
+fn cannot_read(token: &Path) -> String {
+    let token = token.display();
+    format!(
+        "cannot read the admin token in {token}; a gateway makes it at its first start, in the state folder of the user \
+         that it runs as: start one, or name its file with --token-file FILE"
+    )
 }
 
 /// The address in an URL, or one that stands for itself.

@@ -155,10 +155,7 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     if !config.pools.is_empty() && !names_models(&config) {
         eprintln!("{}", NAMES_NO_MODELS);
     }
-    if let Some(tls) = &config.gateway.tls {
-        let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", path.display())))?;
-        warnings.iter().for_each(|warning| eprintln!("{warning}"));
-    }
+    check_tls(&config.gateway, &path)?;
     print::page(&format!("{} is right: {what}\n", path.display()))
 }
 
@@ -175,6 +172,25 @@ fn check_keys(gateway: &GatewaySpec) -> Result<(), Wrong> {
         }
         Err(why @ (Unusable::Missing(_) | Unusable::Unreadable(_))) => eprintln!("gateway.auth.keysFile: {why}"),
         Err(why) => return Err(Wrong(format!("gateway.auth.keysFile: {why}"))),
+    }
+    Ok(())
+}
+
+/// Looks at the certificate and its key. Where they are another machine's, or another user's, nothing is wrong with the
+/// configuration; what can be read and is wrong is a [`Wrong`].
+fn check_tls(gateway: &GatewaySpec, config: &Path) -> Result<(), Wrong> {
+    let Some(tls) = &gateway.tls else { return Ok(()) };
+    let mut all_there = true;
+    for (field, file) in [("cert", &tls.cert), ("key", &tls.key)] {
+        let error = std::fs::File::open(file).err();
+        if let Some(error) = error.filter(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)) {
+            eprintln!("gateway.tls.{field}: {file}: {error}: a gateway with this configuration does not start here");
+            all_there = false;
+        }
+    }
+    if all_there {
+        let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", config.display())))?;
+        warnings.iter().for_each(|warning| eprintln!("{warning}"));
     }
     Ok(())
 }

@@ -71,6 +71,13 @@ fn a_second_start_on_the_same_port_names_the_first() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains(&format!("in use by process {}", first.pid())), "{}", ended.stderr);
     assert_eq!(first.ask("GET", "/readyz", "").status, 200);
+
+    // With a state folder of its own it finds no gateway to take over, and is not told to take over.
+    let ended = run(&["gateway", "--take-over"], &[("TUTTI__GATEWAY__LISTEN", &first.listen())]);
+    assert_eq!(ended.code, Some(1));
+    let said = ended.stderr.lines().last().unwrap();
+    assert!(said.contains(&format!("in use by process {}, which gives its place to nobody", first.pid())), "{said}");
+    assert!(!said.contains("take its place with"), "{said}");
 }
 
 #[test]
@@ -101,6 +108,11 @@ fn status_wants_the_token_and_shows_the_replicas() {
     let page = run(&ask, &[]).stdout;
     assert!(page.contains(&ollama.url()) && page.contains("reachable") && page.contains("m:latest"), "{page}");
     assert_eq!(std::fs::metadata(&token).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Who asks as another user, or before any gateway, is told where the token comes from.
+    let ended = run(&["status", "--admin", &admin], &[]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("at its first start") && ended.stderr.contains("--token-file"), "{}", ended.stderr);
 
     let mut client = Client::connect(&tutti.admin()).unwrap();
     assert_eq!(client.ask("GET", "/status", &[], "").status, 401);

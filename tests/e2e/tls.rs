@@ -170,6 +170,14 @@ fn a_start_and_a_check_say_what_is_wrong_with_the_files() {
         let started = run(&["gateway", "--config", &config], &[("TUTTI__GATEWAY__LISTEN", "127.0.0.1:0")]);
         assert!(started.code == Some(1) && started.stderr.contains(why), "{}", started.stderr);
     }
+    // Where the files are yet to come, or another machine's, the configuration is none the worse.
+    fs::remove_file(files.key()).unwrap();
+    let checked = run(&["check", "--config", &config.display().to_string()], &[]);
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    assert!(
+        checked.stderr.contains("gateway.tls.key") && checked.stderr.contains("does not start here"),
+        "{checked:?}"
+    );
     let expired = Certificate::expired("old");
     files.write(&expired.cert, &expired.key);
     fs::set_permissions(files.key(), fs::Permissions::from_mode(0o644)).unwrap();

@@ -60,6 +60,20 @@ pub enum StartError {
     Thread(io::Error),
 }
 
+impl StartError {
+    /// The same for who tried to take over: it need not be told to try.
+    pub(super) fn for_successor(self) -> Self {
+        match self {
+            Self::InUse { address, holder } => Self::TakeOver(format!(
+                "{address} is in use{}, which gives its place to nobody: it is a `tutti up`, a gateway with another admin \
+                 token, or no tutti; stop it first",
+                holder.map(|pid| format!(" by process {pid}")).unwrap_or_default()
+            )),
+            other => other,
+        }
+    }
+}
+
 impl From<String> for StartError {
     fn from(why: String) -> Self {
         Self::TakeOver(why)

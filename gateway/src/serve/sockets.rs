@@ -44,7 +44,7 @@ impl Sockets {
             Some((ports, predecessor)) => Ok(Self { ports, predecessor: Some(predecessor) }),
             None => {
                 tracing::info!("--take-over: no gateway runs with these addresses, so this one starts as always");
-                Self::bind(spec)
+                Self::bind(spec).map_err(StartError::for_successor)
             }
         }
     }
