@@ -50,8 +50,8 @@ fn checked_with_keys(text: &str) {
 }
 
 /// How long a gateway may go on after SIGTERM.
-fn drain(config: &Config) -> Duration {
-    config.gateway.drain.get()
+fn end(config: &Config) -> Duration {
+    config.gateway.shutdown_delay.get() + config.gateway.drain.get()
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn compose_starts_a_gateway_before_two_ollamas() {
     let listen: u16 = config.gateway.listen.rsplit(':').next().unwrap().parse().unwrap();
     assert!(tutti["ports"].as_array().unwrap().iter().any(|port| port["target"] == listen));
     let grace = tutti["stop_grace_period"].as_str().and_then(|grace| grace.parse::<tutti_api::HumanDuration>().ok());
-    assert!(grace.unwrap().get() > drain(&config));
+    assert!(grace.unwrap().get() > end(&config));
 
     let hosts: Vec<&str> = config.pools[0].endpoints.iter().filter_map(|endpoint| endpoint.url.as_deref()).collect();
     assert_eq!(hosts, ["http://ollama-1:11434", "http://ollama-2:11434"]);
@@ -175,13 +175,17 @@ fn configured(objects: &[Value]) -> (Config, ConfigMap) {
 #[test]
 fn kustomize_builds_gateways_that_may_do_nothing_else() {
     let objects = objects("base");
-    let (config, map) = configured(&objects);
-    checked_with_keys(&map.data.unwrap()["tutti.yaml"]);
+    let (config, _) = configured(&objects);
     let deployment: Deployment = object(&objects, "Deployment", "tutti");
     let spec = deployment.spec.unwrap();
     let pod = spec.template.spec.unwrap();
     assert_eq!(spec.replicas, Some(2));
-    assert!(Duration::from_secs(pod.termination_grace_period_seconds.unwrap() as u64) > drain(&config));
+    for folder in ["base", "list", "keyed"] {
+        let (config, _) = configured(&self::objects(folder));
+        assert!(Duration::from_secs(pod.termination_grace_period_seconds.unwrap() as u64) > end(&config), "{folder}");
+        let delay = config.gateway.shutdown_delay.get();
+        assert!(delay >= Duration::from_secs(5), "{folder}: the cluster has yet to hear that the Pod goes");
+    }
     assert_eq!(pod.automount_service_account_token, Some(false));
     let security = pod.security_context.unwrap();
     assert_eq!((security.run_as_non_root, security.run_as_user), (Some(true), Some(65532)));
@@ -241,6 +245,54 @@ fn the_gateways_of_kustomize_find_their_replicas() {
     assert!(!list.iter().any(|object| object["metadata"]["name"] == "ollama"), "nobody asks for it");
 }
 
+/// A start with a file that is not mounted would fail.
+#[test]
+fn the_keyed_gateways_of_kustomize_mount_what_they_read() {
+    let objects = objects("keyed");
+    let (config, _) = configured(&objects);
+    let deployment: Deployment = object(&objects, "Deployment", "tutti");
+    let pod = deployment.spec.unwrap().template.spec.unwrap();
+    let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+    let Some(tutti_api::Auth::Keys { keys_file }) = config.gateway.auth else { panic!("no keys") };
+    let tls = config.gateway.tls.unwrap();
+    // A Secret of Kubernetes' own kind for TLS has these two keys.
+    for (file, secret, key) in
+        [(keys_file, "tutti-keys", "keys.yaml"), (tls.cert, "tutti-tls", "tls.crt"), (tls.key, "tutti-tls", "tls.key")]
+    {
+        let (folder, name) = file.rsplit_once('/').unwrap();
+        let mount = mounts.iter().find(|mount| mount.mount_path == folder).unwrap();
+        assert!(mount.sub_path.is_none(), "a file that is mounted alone never changes");
+        let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name).unwrap();
+        let from = volume.secret.as_ref().unwrap();
+        assert_eq!((from.secret_name.as_deref(), name), (Some(secret), key));
+        assert_eq!(from.default_mode, Some(0o440), "its group reads it, and nobody writes it");
+    }
+    assert!(mounts.iter().any(|mount| mount.name == "config") && mounts.iter().any(|mount| mount.name == "state"));
+}
+
+/// Files that commands name, in comments and in the guides, are there.
+#[test]
+fn what_is_shown_names_files_that_there_are() {
+    let mut files = vec![root().join("README.md"), root().join("docs/operations.md")];
+    for folder in
+        ["compose", "image", "systemd", "kustomize/base", "kustomize/list", "kustomize/ollama", "kustomize/keyed"]
+    {
+        files.extend(fs::read_dir(root().join("deploy").join(folder)).unwrap().flatten().map(|entry| entry.path()));
+    }
+    let mut seen = 0;
+    for file in files.iter().filter(|path| path.is_file()) {
+        let text = fs::read_to_string(file).unwrap();
+        let words = text.split(|char: char| char.is_whitespace() || "`()[],;'\"".contains(char));
+        let keys = |word: &&str| !word.ends_with("/keys.yaml"); // made by the reader
+        let named = words.map(|word| word.trim_end_matches(['.', ':'])).filter(|word| word.starts_with("deploy/"));
+        for word in named.filter(keys) {
+            assert!(root().join(word).exists(), "{}: {word}", file.display());
+            seen += 1;
+        }
+    }
+    assert!(seen > 15, "only {seen} were found");
+}
+
 #[test]
 fn the_unit_is_one_that_systemd_takes_and_finds_safe() {
     let unit = read("deploy/systemd/tutti.service");
@@ -250,7 +302,7 @@ fn the_unit_is_one_that_systemd_takes_and_finds_safe() {
     let command: Vec<&str> = values("ExecStart")[0].split(' ').collect();
     assert_eq!(command[1..], ["gateway", "--config", "/etc/tutti/tutti.yaml"]);
     let stop: tutti_api::HumanDuration = values("TimeoutStopSec")[0].parse().unwrap();
-    assert!(stop.get() > drain(&Config::default()));
+    assert!(stop.get() > end(&Config::default()));
     let files: u32 = values("LimitNOFILE")[0].parse().unwrap();
     assert!(files > 2 * Config::default().gateway.limits.connections, "a client and a replica for each");
     assert_eq!((values("ExecReload"), values("KillSignal")), (vec!["/bin/kill -HUP $MAINPID"], vec!["SIGTERM"]));
