@@ -12,7 +12,8 @@ use tutti_gateway::follow;
 use tutti_gateway::keys::file::{self, Unusable};
 
 use crate::follow::File;
-use crate::{Source, local, print};
+use crate::print::{self, say};
+use crate::{Source, local};
 
 /// Largest file that is read; the loader says that less than this is too large. Unit: bytes.
 pub(crate) const MAX_FILE: u64 = 2 << 20;
@@ -58,7 +59,7 @@ pub(crate) fn load(source: &Source) -> Result<Loaded> {
     };
     let config = parse(&text, &path)?;
     if !regular {
-        eprintln!("tutti: {} is no regular file: it is read once and not followed", path.display());
+        say!("tutti: {} is no regular file: it is read once and not followed", path.display());
     }
     let file = regular.then(|| File::new(path, text));
     Ok(Loaded { lists_pools: !config.pools.is_empty(), config: local::completed(config)?, file })
@@ -117,7 +118,7 @@ pub(crate) fn gateway_part(source: &Source) -> Result<GatewaySpec> {
         Ok(config) => return Ok(config.gateway),
         Err(wrong) => wrong,
     };
-    eprintln!("{wrong}\ntutti: this configuration is wrong; what it says of `gateway` is gone by where it can be\n");
+    say!("{wrong}\ntutti: this configuration is wrong; what it says of `gateway` is gone by where it can be\n");
     let parsed = [top_level(&text, "gateway"), String::new()]
         .iter()
         .find_map(|part| parse_with(part, &path.display().to_string(), GATEWAY_ENV).ok());
@@ -148,12 +149,12 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
         // It may be another machine's, or yet to come: no reason to refuse the configuration.
         let text = follow::read(Path::new(file), list::MAX_BYTES).map_err(|error| error.to_string());
         if let Err(error) = text.and_then(|(text, _)| list::parse(&text)) {
-            eprintln!("tutti: the list of replicas {file} is not right now: {error}");
+            say!("tutti: the list of replicas {file} is not right now: {error}");
         }
     }
     check_keys(&config.gateway)?;
     if !config.pools.is_empty() && !names_models(&config) {
-        eprintln!("{}", NAMES_NO_MODELS);
+        say!("{}", NAMES_NO_MODELS);
     }
     check_tls(&config.gateway, &path)?;
     print::page(&format!("{} is right: {what}\n", path.display()))
@@ -166,11 +167,11 @@ fn check_keys(gateway: &GatewaySpec) -> Result<(), Wrong> {
     match file::read(Path::new(keys_file)) {
         Ok((file, mend)) => {
             if file.keys.is_empty() {
-                eprintln!("gateway.auth.keysFile: {keys_file} has no keys: every request is refused");
+                say!("gateway.auth.keysFile: {keys_file} has no keys: every request is refused");
             }
-            mend.into_iter().for_each(|mend| eprintln!("gateway.auth.keysFile: {mend}"));
+            mend.into_iter().for_each(|mend| say!("gateway.auth.keysFile: {mend}"));
         }
-        Err(why @ (Unusable::Missing(_) | Unusable::Unreadable(_))) => eprintln!("gateway.auth.keysFile: {why}"),
+        Err(why @ (Unusable::Missing(_) | Unusable::Unreadable(_))) => say!("gateway.auth.keysFile: {why}"),
         Err(why) => return Err(Wrong(format!("gateway.auth.keysFile: {why}"))),
     }
     Ok(())
@@ -184,13 +185,13 @@ fn check_tls(gateway: &GatewaySpec, config: &Path) -> Result<(), Wrong> {
     for (field, file) in [("cert", &tls.cert), ("key", &tls.key)] {
         let error = std::fs::File::open(file).err();
         if let Some(error) = error.filter(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)) {
-            eprintln!("gateway.tls.{field}: {file}: {error}: a gateway with this configuration does not start here");
+            say!("gateway.tls.{field}: {file}: {error}: a gateway with this configuration does not start here");
             all_there = false;
         }
     }
     if all_there {
         let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", config.display())))?;
-        warnings.iter().for_each(|warning| eprintln!("{warning}"));
+        warnings.iter().for_each(|warning| say!("{warning}"));
     }
     Ok(())
 }

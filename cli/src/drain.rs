@@ -12,7 +12,7 @@ use tutti_gateway::drain::Drained;
 use tutti_gateway::status::Status;
 
 use crate::admin::{Admin, Answer};
-use crate::print;
+use crate::print::{self, say};
 
 /// How often the gateway is asked what is still in flight.
 const LOOK: Duration = Duration::from_millis(200);
@@ -57,7 +57,7 @@ impl Drain {
             sleep(LOOK);
             let now = in_flight_at(&self.admin, &replica)?;
             if now != last && now > 0 {
-                eprintln!("{} in flight at {replica}", requests(now));
+                say!("{} in flight at {replica}", requests(now));
             }
             last = now;
         }

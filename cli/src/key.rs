@@ -14,7 +14,7 @@ use tutti_gateway::keys::{KeysStatus, NewKey, Store, StoreError, id_in};
 
 use crate::admin::{Admin, Answer};
 use crate::config::{self, Wrong};
-use crate::print::{self, plain};
+use crate::print::{self, plain, say};
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Key {
@@ -145,18 +145,18 @@ impl Where {
         let Answer { admin, status, body } = match self.admin.ask("POST", "/keys/reload") {
             Ok(answer) => answer,
             Err(error) => {
-                eprintln!("no running gateway was told ({error:#}); {later}");
+                say!("no running gateway was told ({error:#}); {later}");
                 return Ok(ExitCode::SUCCESS);
             }
         };
         match (status, serde_json::from_str::<KeysStatus>(&body)) {
             (200, Ok(told)) if std::fs::canonicalize(&told.file).is_ok_and(|file| file == path) => {
-                eprintln!("the gateway at {admin} goes by it");
+                say!("the gateway at {admin} goes by it");
             }
             (200, Ok(told)) => {
-                eprintln!("the gateway at {admin} goes by another file, {}; {later}", told.file.display());
+                say!("the gateway at {admin} goes by another file, {}; {later}", told.file.display());
             }
-            (404, _) => eprintln!("the gateway at {admin} wants no keys: its configuration names no keysFile"),
+            (404, _) => say!("the gateway at {admin} wants no keys: its configuration names no keysFile"),
             _ => bail!("the file is written, but the gateway at {admin} answered {status}: {}", body.trim()),
         }
         Ok(ExitCode::SUCCESS)
@@ -179,9 +179,9 @@ impl New {
             bail!("the key cannot be printed ({error}), and nobody has it; revoke it: tutti key revoke {}", key.id);
         }
         if is_new {
-            eprintln!("made the keys file {}", path.display());
+            say!("made the keys file {}", path.display());
         }
-        eprintln!("key {} for tenant {}: it is shown this once, and never again", key.id, self.tenant);
+        say!("key {} for tenant {}: it is shown this once, and never again", key.id, self.tenant);
         self.at.tell(&path)
     }
 
@@ -217,7 +217,7 @@ impl List {
         let path = self.at.path()?;
         let (file, mend) = file::read(&path).map_err(unusable)?;
         if let Some(mend) = mend {
-            eprintln!("tutti: {mend}");
+            say!("tutti: {mend}");
         }
         let now = Timestamp::now();
         if self.json {
@@ -237,8 +237,8 @@ impl Revoke {
         let (path, now) = (store.path().to_owned(), Timestamp::now());
         let key = store.revoke(&self.id, now).map_err(shown)?;
         match key.revoked.filter(|at| *at != now) {
-            Some(before) => eprintln!("key {} ({}) was revoked already, at {before}", key.id, plain(&key.name)),
-            None => eprintln!("key {} ({}) is revoked", key.id, plain(&key.name)),
+            Some(before) => say!("key {} ({}) was revoked already, at {before}", key.id, plain(&key.name)),
+            None => say!("key {} ({}) is revoked", key.id, plain(&key.name)),
         }
         self.at.tell(&path)
     }

@@ -1,5 +1,8 @@
 //! The binary `tutti`: its commands, and the page that describes them.
 
+// They panic where nobody can hear: `print::say!` and `print::page` do not.
+#![warn(clippy::print_stderr, clippy::print_stdout)]
+
 mod admin;
 mod config;
 mod drain;
@@ -18,6 +21,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+
+use print::say;
 
 pub use reference::markdown as reference_markdown;
 
@@ -84,11 +89,11 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(code) => code,
         Err(error) if error.is::<config::Wrong>() => {
-            eprintln!("{error}");
+            say!("{error}");
             ExitCode::from(2)
         }
         Err(error) => {
-            eprintln!("tutti: {error:#}");
+            say!("tutti: {error:#}");
             ExitCode::FAILURE
         }
     }

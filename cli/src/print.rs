@@ -11,6 +11,19 @@ pub(crate) fn page(text: &str) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says something on standard error, as `eprintln!` does; but where nobody can hear it (a full disk, a reader that has
+/// gone) that macro ends the process with code 101, and what was to be done stays undone.
+macro_rules! say {
+    ($($said:tt)*) => { $crate::print::told(format_args!($($said)*)) };
+}
+
+pub(crate) use say;
+
+/// What [`say!`] does.
+pub(crate) fn told(said: std::fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(format!("{said}\n").as_bytes()); // whom else to tell?
+}
+
 fn write_to(output: &mut impl Write, text: &str) -> io::Result<()> {
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -15,7 +15,7 @@ use tutti_simulator::{Model, Simulator};
 use crate::config::Loaded;
 use crate::gateway::{Ends, Succession, Threads, run, serve};
 use crate::local::{self, Answers};
-use crate::print::{plain, quoted};
+use crate::print::{plain, quoted, say};
 use crate::{Source, config};
 
 /// How long an Ollama that we start may take to answer.
@@ -71,15 +71,15 @@ fn welcome(gateway: &Gateway, names_models: bool) {
     let models: Vec<String> = gateway.models().iter().map(|name| plain(name)).collect();
     let model = models.iter().find(|name| !name.contains("embed")).or(models.first());
     let at = format!("{}://{}", gateway.scheme(), gateway.listen);
-    eprintln!("\ntutti is up at {at}");
+    say!("\ntutti is up at {at}");
     match model {
-        None if !names_models => eprintln!("{}", config::NAMES_NO_MODELS),
-        None if reached() => eprintln!(
-            "The replicas have no model yet: `ollama pull qwen2.5:0.5b` gets one, and tutti serves it at once."
-        ),
-        None => eprintln!("No replica answers yet: tutti serves their models as soon as one does."),
+        None if !names_models => say!("{}", config::NAMES_NO_MODELS),
+        None if reached() => {
+            say!("The replicas have no model yet: `ollama pull qwen2.5:0.5b` gets one, and tutti serves it at once.")
+        }
+        None => say!("No replica answers yet: tutti serves their models as soon as one does."),
         Some(model) => {
-            eprintln!(
+            say!(
                 "models: {}\n\nTry it:\n\n{}\n",
                 models.join(", "),
                 try_it(&at, model, gateway.status().keys.is_some())
@@ -87,7 +87,7 @@ fn welcome(gateway: &Gateway, names_models: bool) {
         }
     }
     if std::io::stderr().is_terminal() {
-        eprintln!("`tutti status` shows what it does; Ctrl-C ends it.\n");
+        say!("`tutti status` shows what it does; Ctrl-C ends it.\n");
     }
 }
 
@@ -113,7 +113,7 @@ enum Ollama {
 async fn find_or_start(host: &ReplicaUrl, ends: &mut Ends) -> Result<Ollama> {
     match local::who(host.address()) {
         Answers::Ollama(version) => {
-            eprintln!("found Ollama {} at {host}", plain(&version));
+            say!("found Ollama {} at {host}", plain(&version));
             return Ok(Ollama::Found);
         }
         Answers::Tutti => bail!(
@@ -136,7 +136,7 @@ async fn find_or_start(host: &ReplicaUrl, ends: &mut Ends) -> Result<Ollama> {
              \x20 - `tutti up --simulate` to try tutti with a simulated one"
         );
     };
-    eprintln!("starting {} at {host}", binary.display());
+    say!("starting {} at {host}", binary.display());
     let mut command = Command::new(&binary);
     command
         .arg("serve")

@@ -99,6 +99,27 @@ fn check_says_what_is_wrong_and_schema_prints_json() {
     assert!(schema["properties"]["gateway"].is_object());
 }
 
+/// A command does its work, and its exit code tells of it, also where what it says cannot be written: on a full disk, or
+/// to a reader that has gone.
+#[test]
+fn who_cannot_be_heard_works_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys.yaml");
+    let end = |arguments: &[&str]| {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut command = std::process::Command::new(tutti_tests::binary());
+        command.args(arguments).current_dir(folder.path()).env("HOME", folder.path()).env_remove("TUTTI_CONFIG");
+        let ended = command.stderr(full).stdout(std::process::Stdio::null()).status().unwrap();
+        ended.code()
+    };
+    let file = keys.display().to_string();
+    assert_eq!(end(&["key", "new", "--name", "n", "--tenant", "t", "--keys-file", &file]), Some(0));
+    assert!(std::fs::read_to_string(&keys).unwrap().contains("sha256"));
+    std::fs::write(folder.path().join("t.yaml"), "gateway: { lisen: x }\n").unwrap();
+    assert_eq!(end(&["check", "--config", "t.yaml"]), Some(2));
+    assert_eq!(end(&["check", "--config", "nothing.yaml"]), Some(1));
+}
+
 #[test]
 fn status_wants_the_token_and_shows_the_replicas() {
     let ollama = simulator();
