@@ -80,7 +80,7 @@ pub struct AdminSpec {
     /// Where it listens, as `host:port`. Taken at the start only.
     pub listen: String,
     /// The file that holds the token it wants; made at the first start, readable by its owner alone. Absent:
-    /// `tutti/admin-token` in the user's state folder.
+    /// `tutti/admin-token` in the user's state folder. Taken at the start only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<String>,
 }
@@ -125,8 +125,8 @@ pub struct TlsSpec {
     pub key: String,
 }
 
-/// What the gateway takes at most. The metric `tutti_limit_hits` counts by each limit who ran into it. A request's body
-/// also nests at most 128 levels deep, and a model's name has at most 256 bytes.
+/// What the gateway takes at most. The metric `tutti_limit_hits_total` counts by each limit who ran into it. A request's
+/// body also nests at most 128 levels deep, and a model's name has at most 256 bytes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct LimitsSpec {

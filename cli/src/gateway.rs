@@ -41,37 +41,67 @@ pub(crate) struct Threads {
 impl Serve {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         let loaded = config::load(&self.source)?;
-        run(async |ends| {
+        run(Hangup::Reloads, async |ends| {
             let successor = Succession { takes: self.take_over, gives: true };
             serve(loaded, &self.threads, successor, ends, |_| ()).await
         })
     }
 }
 
+/// What SIGHUP means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hangup {
+    /// Have a look at the configuration's file.
+    Reloads,
+    /// The terminal is closed, and with it what was started there; unless whoever started us had it ignored (nohup).
+    Ends,
+}
+
 /// The signals that end the process. They are held, not obeyed: whoever holds them ends what it has started.
-pub(crate) struct Ends([Signal; 2]);
+pub(crate) struct Ends {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Option<Signal>,
+}
 
 impl Ends {
-    fn hold() -> io::Result<Self> {
-        Ok(Self([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?]))
+    fn hold(hangup: Hangup) -> io::Result<Self> {
+        let ends = hangup == Hangup::Ends && !ignores_hangup(&std::fs::read_to_string("/proc/self/status")?);
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if ends { Some(signal(SignalKind::hangup())?) } else { None },
+        })
     }
 
     /// Resolves when one has come since the last time.
     pub(crate) async fn come(&mut self) {
-        let [terminate, interrupt] = &mut self.0;
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = hangup => {}
         }
     }
 }
 
+/// Whether a process ignores SIGHUP, by its /proc/PID/status: the first bit of `SigIgn` (proc(5)).
+fn ignores_hangup(status: &str) -> bool {
+    let ignored = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    ignored.is_some_and(|ignored| ignored & 1 == 1)
+}
+
 /// Runs a command that serves, with the signals held from its beginning.
-pub(crate) fn run(command: impl AsyncFnOnce(&mut Ends) -> Result<ExitCode>) -> Result<ExitCode> {
+pub(crate) fn run(hangup: Hangup, command: impl AsyncFnOnce(&mut Ends) -> Result<ExitCode>) -> Result<ExitCode> {
     logging::start();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start a runtime")?;
-    let outcome = runtime.block_on(async { command(&mut Ends::hold()?).await });
+    let outcome = runtime.block_on(async { command(&mut Ends::hold(hangup)?).await });
     runtime.shutdown_background(); // a look at a file system that does not answer is not waited for
     outcome
 }
@@ -203,4 +233,15 @@ fn complete(lists_pools: bool, written: Config) -> Result<(Config, Config), Stri
     }
     let complete = local::completed(written.clone()).map_err(|error| format!("{error:#}"))?;
     Ok((written, complete))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_ignores_a_hangup_is_known() {
+        assert!(ignores_hangup("SigBlk:\t0000000000000000\nSigIgn:\t0000000000001001\n"));
+        assert!(!ignores_hangup("SigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n"));
+    }
 }

@@ -13,7 +13,7 @@ use tutti_gateway::Gateway;
 use tutti_simulator::{Model, Simulator};
 
 use crate::config::Loaded;
-use crate::gateway::{Ends, Succession, Threads, run, serve};
+use crate::gateway::{Ends, Hangup, Succession, Threads, run, serve};
 use crate::local::{self, Answers};
 use crate::print::{plain, quoted, say};
 use crate::{Source, config};
@@ -43,14 +43,15 @@ impl Up {
                 .context("cannot start the simulated Ollama")?;
             let config = config::overridden(local::zero_config(&simulated.url()))?;
             let loaded = Loaded { config, lists_pools: true, file: None };
-            return run(async |ends| self.serve(loaded, ends).await);
+            return run(Hangup::Ends, async |ends| self.serve(loaded, ends).await);
         }
         let loaded = config::load(&self.source)?;
+        let hangup = if loaded.file.is_some() { Hangup::Reloads } else { Hangup::Ends };
         if loaded.lists_pools {
-            return run(async |ends| self.serve(loaded, ends).await);
+            return run(hangup, async |ends| self.serve(loaded, ends).await);
         }
         let host = local::ollama_host()?;
-        run(async |ends| match find_or_start(&host, ends).await? {
+        run(hangup, async |ends| match find_or_start(&host, ends).await? {
             Ollama::Found => self.serve(loaded, ends).await,
             Ollama::Started(_until_the_end) => self.serve(loaded, ends).await,
             Ollama::NotWaitedFor => Ok(ExitCode::SUCCESS),

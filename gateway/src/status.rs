@@ -212,4 +212,20 @@ mod tests {
         now.admin.token_file = Some("token".to_owned());
         assert_eq!(at_next_start(&started, &now), ["gateway.ops", "gateway.admin.tokenFile"]);
     }
+
+    #[test]
+    fn what_only_a_start_takes_is_described_so() {
+        let mut now = GatewaySpec { listen: String::new(), ops: String::new(), ..GatewaySpec::default() };
+        now.admin = tutti_api::AdminSpec { listen: String::new(), token_file: Some(String::new()) };
+        now.tls = Some(tutti_api::TlsSpec { cert: String::new(), key: String::new() });
+        now.limits.handshakes += 1;
+        let schema = tutti_api::json_schema();
+        let all = at_next_start(&GatewaySpec::default(), &now);
+        assert_eq!(all.len(), 6, "{all:?}");
+        for field in all {
+            let at = format!("/properties/{}", field.replace('.', "/properties/"));
+            let about = schema.pointer(&at).and_then(|field| field["description"].as_str()).unwrap_or_default();
+            assert!(about.contains("at the start only") || about.contains("at the\nstart only"), "{field}: {about}");
+        }
+    }
 }
