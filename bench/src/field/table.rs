@@ -23,8 +23,8 @@ impl FieldResults {
              that costs the replica nothing. Equal: the requests, {} threads or workers each, connections kept alive on \
              both sides. What differs: nginx and haproxy forward without looking at the body, and write a JSON access log \
              line a request; tutti does too, parses the body, routes by its model and counts; “keys and limits” also asks \
-             for a key with limits of every kind; the others run as their makers start them, by round robin, with their \
-             own metrics and no log line a request; litellm asks for its master key.\n\n",
+             for a key with limits of every kind; the others choose by round robin and have their own metrics, but log \
+             warnings alone, which is less than their makers' default; litellm asks for its master key.\n\n",
             self.cores
         );
         text += &self.bars();
