@@ -53,8 +53,8 @@ enum Command {
     Status(status::Ask),
     /// Takes a replica out of service: it gets nothing new, and what is in flight there goes on to its end
     ///
-    /// Waits until nothing is in flight there. It holds through every change of the configuration, until `tutti undrain`
-    /// or until the gateway ends. The exit code is 1 where there is no such replica, where it is the last that serves a
+    /// Waits until nothing is in flight there. It holds through changes of the configuration and a take-over, until
+    /// `tutti undrain`, until nobody has named the replica for five minutes, or until the gateway ends. The exit code is 1 where there is no such replica, where it is the last that serves a
     /// model (see --force), and where the wait was too long.
     Drain(drain::Drain),
     /// Takes a replica that was drained back into service
