@@ -71,6 +71,8 @@ pub struct Record {
     pub queued: Duration,
     /// From the head's arrival to the first byte of the answer's body.
     pub first_byte: Option<Duration>,
+    /// Whether its answer was a stream: only then is the first byte a first token.
+    pub streamed: bool,
     /// From the head's arrival to the last event of the answer, where it was a stream and came to its end.
     pub last_byte: Option<Duration>,
     /// Tokens.

@@ -56,6 +56,7 @@ impl Settlement {
                 sent: 0,
                 queued: Duration::ZERO,
                 first_byte: None,
+                streamed: false,
                 last_byte: None,
                 usage: Usage::default(),
                 retries: 0,

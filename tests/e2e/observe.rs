@@ -127,14 +127,14 @@ fn requests_are_measured_as_the_conventions_say() {
     let output = metric("gen_ai_client_token_usage_sum", "chat", "gen_ai_token_type=\"output\"");
     assert_eq!(Some(output), usage);
     assert_eq!(tutti.metric("tutti_output_tokens_total", &["model=\"risk\"", "revision=\"v1\""]), output);
-    // An answer of one piece has no time between its tokens, and one that failed says no time to the first.
+    // An answer of one piece has no first token, nor time between its tokens.
     assert_eq!(tutti.ask("POST", "/api/generate", &chat("risk", false)).status, 200);
     replica.set_fault(Some((Fault::RunnerDied, Scope::Inference)));
     assert_eq!(tutti.ask("POST", "/api/generate", &chat("risk", false)).status, 500);
     tutti.wait_logged("the failure", |line| line["status"] == 500);
     assert_eq!(metric("gen_ai_server_request_duration_seconds_count", "text_completion", "error_type=\"500\""), 1.0);
     assert_eq!(metric("gen_ai_server_request_duration_seconds_count", "text_completion", ""), 2.0);
-    assert_eq!(metric("gen_ai_server_time_to_first_token_seconds_count", "text_completion", ""), 1.0);
+    assert_eq!(metric("gen_ai_server_time_to_first_token_seconds_count", "text_completion", ""), 0.0);
     assert_eq!(metric("gen_ai_server_time_per_output_token_seconds_count", "text_completion", ""), 0.0);
 }
 

@@ -49,6 +49,7 @@ impl Attempt<'_> {
             self.whole(route, (line, incoming), passing, head.status, settlement).await?
         } else {
             settlement.hold(None); // the request's body is not needed any more
+            settlement.record.streamed = true;
             let idle = route.pool.idle;
             ResponseBody::stream(Streaming {
                 line: Some(line),

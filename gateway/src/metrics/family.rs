@@ -71,7 +71,7 @@ metrics! {
         "From the head of a request to its settlement. error_type: as code of tutti_requests, but a replica's own error status is itself; absent of what ended well";
     FIRST_TOKEN Histogram "gen_ai_server_time_to_first_token_seconds" "seconds"
         ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool"]
-        "From the head of a request to the first byte of its answer's body, where a replica answered it well";
+        "From the head of a request to the first byte of its stream, where a replica answered it well; other answers have none";
     PER_TOKEN Histogram "gen_ai_server_time_per_output_token_seconds" "seconds"
         ["gen_ai_operation_name" "gen_ai_provider_name" "gen_ai_request_model" "revision" "pool"]
         "Time after a stream's first byte, over the tokens after the first; of whole streams of two tokens or more";

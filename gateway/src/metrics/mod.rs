@@ -146,11 +146,13 @@ fn counted(counts: &Counts, record: &Record, end: usize) {
 fn measured(shape: &Shape, record: &Record, end: usize, took: Duration) {
     shape.lasted(end, micros(took));
     shape.queued.observe(micros(record.queued));
-    // Only what a replica began to answer has a first token: refusals are quick, and say nothing of the engine. Nor does
-    // what it tells of a model.
+    // Only what a replica began to answer says something of the engine: refusals are quick. Nor does what it tells of a
+    // model. And only a stream has a first token: else the whole answer comes with the first byte.
     let answered = record.replica.is_some() && record.status < 400 && record.api != Some(Api::OllamaShow);
     let Some(first) = record.first_byte.filter(|_| answered) else { return };
-    shape.first_token.observe(micros(first));
+    if record.streamed {
+        shape.first_token.observe(micros(first));
+    }
     let usage = record.usage;
     if usage.input > 0 {
         shape.input.observe(usage.input);

@@ -178,7 +178,7 @@ fn a_request_is_counted_by_how_it_ended() {
         record.served = Some(risk.clone());
         record.replica = Some(replica.clone());
         (record.status, record.phase) = (200, Phase::Finished);
-        (record.first_byte, record.last_byte) = (Some(ms(100)), Some(ms(1000)));
+        (record.first_byte, record.last_byte, record.streamed) = (Some(ms(100)), Some(ms(1000)), true);
         record.usage = Usage { input: 5, cached: 3, output: 10 };
         record.retries = 1;
     });
@@ -236,7 +236,8 @@ fn what_needs_two_tokens_or_a_stream_is_not_measured_without() {
             record.usage.output = output;
         });
     }
-    assert!(!text(&metrics).contains("per_output_token_seconds_count"));
+    let page = text(&metrics);
+    assert!(!page.contains("per_output_token_seconds_count") && !page.contains("first_token_seconds_count"), "{page}");
 }
 
 #[test]
