@@ -52,12 +52,8 @@ impl Drop for Offering {
 pub(in crate::serve) fn start(token_file: &Path, ports: [Port; 3], shared: Arc<Shared>) -> io::Result<Offering> {
     let folder = folder(token_file);
     private(&folder)?;
-    let path = folder.join(format!("{}.sock", std::process::id()));
-    // One that is there is of a process that had our number before us.
-    match fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    // Containers that share the folder may have the same number.
+    let path = folder.join(format!("{}-{:016x}.sock", std::process::id(), crate::random()));
     let listener = UnixListener::bind(&path)?;
     let state = Arc::new(State { ports: Mutex::new(Some(ports)), shared, taker: Semaphore::new(1) });
     let task = tokio::spawn(answer(listener, state.clone()));
