@@ -11,6 +11,7 @@ use crate::deaths::DeathsResults;
 use crate::field::{FieldResults, PICTURE};
 use crate::gateway::GatewayResults;
 use crate::gone::GoneResults;
+use crate::rounds::RoundsResults;
 use crate::soak::SoakResults;
 use crate::streams::StreamsResults;
 
@@ -18,12 +19,13 @@ use crate::streams::StreamsResults;
 type Section = (&'static str, fn(&[u8]) -> serde_json::Result<String>);
 
 /// The page from its beginning to its end.
-const SECTIONS: [Section; 6] = [
+const SECTIONS: [Section; 7] = [
     ("gateway", |json| Ok(read::<GatewayResults>(json)?.markdown())),
     ("field", |json| Ok(read::<FieldResults>(json)?.markdown())),
     ("streams", |json| Ok(read::<StreamsResults>(json)?.markdown())),
     ("soak", |json| Ok(read::<SoakResults>(json)?.markdown())),
     ("deaths", |json| Ok(read::<DeathsResults>(json)?.markdown())),
+    ("rounds", |json| Ok(read::<RoundsResults>(json)?.markdown())),
     ("gone", |json| Ok(read::<GoneResults>(json)?.markdown())),
 ];
 

@@ -22,6 +22,8 @@ pub(crate) enum Bench {
     Soak(tutti_bench::SoakBench),
     /// One replica of four killed every second: whose requests fail, and what is said to them
     Deaths(tutti_bench::DeathsBench),
+    /// Gateways that take each other's place and that are restarted, fifty times each under load
+    Rounds(tutti_bench::RoundsBench),
     /// Prints RESULTS.md again from the figures that are kept
     Print {
         /// The folder for RESULTS.md and results/.
@@ -54,6 +56,7 @@ impl Bench {
             Bench::Streams(bench) => tutti_bench::streams(bench),
             Bench::Soak(bench) => tutti_bench::soak(bench),
             Bench::Deaths(bench) => tutti_bench::deaths(bench),
+            Bench::Rounds(bench) => tutti_bench::rounds(bench),
             Bench::Print { out } => tutti_bench::print(&out),
         }
     }
