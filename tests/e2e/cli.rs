@@ -34,19 +34,22 @@ fn up_simulate_needs_nothing() {
 /// Who closes the terminal ends what was started there, and what that has started: the Ollama too.
 #[test]
 fn up_ends_with_its_terminal_unless_that_is_ignored() {
-    let mut tutti = Tutti::start_with(&["up", "--simulate"], "", &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let start = |program: &str, before: &[&str]| {
+        let mut command = std::process::Command::new(program);
+        command.args(before).arg(tutti_tests::binary()).args(["up", "--simulate"]).current_dir(folder.path());
+        command.envs(["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"].map(|name| (name, folder.path())));
+        let free = ["TUTTI__GATEWAY__LISTEN", "TUTTI__GATEWAY__OPS", "TUTTI__GATEWAY__ADMIN__LISTEN"];
+        let tutti = Tutti::of(command.envs(free.map(|name| (name, "127.0.0.1:0"))));
+        tutti.wait_said("tutti serves");
+        tutti
+    };
+    // Whatever has become of the signal where the tests were started.
+    let mut tutti = start("env", &["--default-signal=HUP"]);
     tutti.signal(rustix::process::Signal::HUP);
     assert_eq!(tutti.wait_ended(), Some(0));
 
-    let mut nohup = std::process::Command::new("sh");
-    nohup.args(["-c", r#"trap "" HUP; exec "$0" up --simulate"#]).arg(tutti_tests::binary());
-    let folder = tempfile::tempdir().unwrap();
-    for name in ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
-        nohup.env(name, folder.path());
-    }
-    let free = ["TUTTI__GATEWAY__LISTEN", "TUTTI__GATEWAY__OPS", "TUTTI__GATEWAY__ADMIN__LISTEN"];
-    let tutti = Tutti::of(nohup.current_dir(folder.path()).envs(free.map(|name| (name, "127.0.0.1:0"))));
-    tutti.wait_said("tutti serves");
+    let tutti = start("env", &["--ignore-signal=HUP"]);
     tutti.signal(rustix::process::Signal::HUP);
     assert_eq!(tutti.ask("GET", "/readyz", "").status, 200);
 }
