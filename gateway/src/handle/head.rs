@@ -23,8 +23,9 @@ pub(super) mod header {
     pub(in crate::handle) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     /// What a page's script may read of them.
     pub(in crate::handle) const EXPOSED: &str = "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, \
-        x-tutti-adjusted, retry-after, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, \
-        x-ratelimit-reset-requests, x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
+        x-tutti-adjusted, retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, \
+        x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
+        x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
     pub(in crate::handle) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 }
 
