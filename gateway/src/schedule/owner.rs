@@ -8,7 +8,7 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 use tutti_api::Priority;
 
-use super::core::{Action, Arrival, Event, Scheduler, SlotId, WaiterId};
+use super::core::{Action, Arrival, Event, Scheduler, SlotId, Tables, WaiterId};
 use super::slots::{Slots, Target};
 use super::word::Busy;
 use crate::errors::Code;
@@ -279,7 +279,8 @@ impl Task {
             }
             Some(Message::Table { live, bound, done }) => {
                 self.core.set_bound(bound);
-                self.on(Event::Table(live.iter().map(|target| target.id()).collect()));
+                let live = live.iter().map(|target| target.id()).collect();
+                self.on(Event::Table(Tables { live, ..Tables::default() }));
                 // The number of slots may have changed.
                 for slot in self.slots.keys().copied().collect::<Vec<_>>() {
                     self.take(Some(Message::Changed(slot)));
@@ -316,6 +317,12 @@ impl Task {
                             let _ = reply.send(Verdict::Go(Permit { slots, owner }));
                         }
                     }
+                    Action::Home(slot, home) => {
+                        if let Some(slots) = self.slots.get(&slot) {
+                            slots.word.set_home(home);
+                        }
+                    }
+                    Action::Load(_) => {}
                     Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
                     Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
                 }

@@ -146,7 +146,7 @@ impl Target {
                 if view.closed {
                     return Err(Busy::Full); // others wait: nobody passes them
                 }
-                let rank = view.rank(at == 0, all_suspect);
+                let rank = view.rank(at == 0, all_suspect).filter(|_| !view.away);
                 if let Some(rank) = rank.filter(|rank| best.is_none_or(|(other, _)| *rank < other)) {
                     best = Some((rank, slots));
                 }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering::AcqRel, Ordering::Acquire};
 const CLOSED: u64 = 1 << 63;
 const SUSPECT: u64 = 1 << 62;
 const KEPT: u64 = 1 << 61;
-const GENERATION: u64 = (1 << 29) - 1;
+const AWAY: u64 = 1 << 60;
+const GENERATION: u64 = (1 << 28) - 1;
 const COUNT: u64 = 0xffff;
 const ONE: u64 = 1 << 16;
 
@@ -22,6 +23,8 @@ pub struct View {
     pub suspect: bool,
     /// It fails, and is used for want of others: no more than in its turn, however quickly it fails.
     pub kept: bool,
+    /// Another group has the runner: only the owner brings their weights back.
+    pub away: bool,
     /// Slots in use.
     pub in_flight: u16,
     /// Slots there are.
@@ -71,6 +74,7 @@ impl Word {
             closed: word & CLOSED != 0,
             suspect: word & SUSPECT != 0,
             kept: word & KEPT != 0,
+            away: word & AWAY != 0,
             in_flight: (word >> 16 & COUNT) as u16,
             limit: (word & COUNT) as u16,
         }
@@ -84,7 +88,7 @@ impl Word {
                 return Err(Busy::Stale);
             }
             let view = Self::read(word);
-            if view.closed || view.free() == 0 {
+            if view.closed || view.away || view.free() == 0 {
                 return Err(Busy::Full);
             }
             match self.0.compare_exchange_weak(word, word + ONE, AcqRel, Acquire) {
@@ -121,6 +125,15 @@ impl Word {
         self.0.fetch_and(!CLOSED, AcqRel);
     }
 
+    /// Whether the weights are in memory.
+    pub(super) fn set_home(&self, home: bool) {
+        if home {
+            self.0.fetch_and(!AWAY, AcqRel);
+        } else {
+            self.0.fetch_or(AWAY, AcqRel);
+        }
+    }
+
     pub(super) fn set_trust(&self, suspect: bool, kept: bool) {
         let new = if suspect { SUSPECT } else { 0 } | if kept { KEPT } else { 0 };
         let _ = self.0.fetch_update(AcqRel, Acquire, |word| Some(word & !(SUSPECT | KEPT) | new));
@@ -133,7 +146,7 @@ impl Word {
 
     /// A new table, and with it perhaps another number of slots.
     pub(super) fn set_table(&self, generation: u32, limit: u16) {
-        let keep = CLOSED | SUSPECT | KEPT | COUNT << 16;
+        let keep = CLOSED | SUSPECT | KEPT | AWAY | COUNT << 16;
         let new = (u64::from(generation) & GENERATION) << 32 | u64::from(limit);
         let _ = self.0.fetch_update(AcqRel, Acquire, |word| Some(word & keep | new));
     }
@@ -151,7 +164,10 @@ mod tests {
         word.close();
         assert_eq!(word.take(7), Err(Busy::Full));
         word.take_behind_gate();
-        assert_eq!(word.view(), View { closed: true, suspect: false, kept: false, in_flight: 2, limit: 2 });
+        assert_eq!(
+            word.view(),
+            View { closed: true, suspect: false, kept: false, away: false, in_flight: 2, limit: 2 }
+        );
         assert!(word.release());
         word.open();
         word.set_trust(true, true);
@@ -160,7 +176,7 @@ mod tests {
         assert_eq!(word.take(8), Err(Busy::Full));
         assert!(!word.release());
         assert_eq!(word.take(8), Ok(()));
-        assert_eq!(word.view(), View { closed: false, suspect: true, kept: true, in_flight: 1, limit: 1 });
+        assert_eq!(word.view(), View { closed: false, suspect: true, kept: true, away: false, in_flight: 1, limit: 1 });
     }
 
     #[test]

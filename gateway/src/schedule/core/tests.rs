@@ -31,7 +31,7 @@ const WAIT: Duration = Duration::from_secs(30);
 
 impl World {
     fn new(limit: u16) -> Self {
-        let view = View { closed: false, suspect: false, kept: false, in_flight: 0, limit };
+        let view = View { closed: false, suspect: false, kept: false, away: false, in_flight: 0, limit };
         Self {
             core: Scheduler::new(BOUND),
             now: Instant::now(),
@@ -75,6 +75,7 @@ impl World {
                         self.leave(waiter);
                         self.ended.push((waiter, code));
                     }
+                    Action::Home(..) | Action::Load(_) => panic!("no slot shares a runner"),
                     Action::Reroute(waiter) => {
                         self.leave(waiter).expect("rerouted, and does not wait");
                     }
@@ -217,7 +218,7 @@ proptest! {
                 Step::Limit(slot, limit) => world.change(slot, |view| view.limit = limit),
                 Step::Table(first, second) => {
                     let live = [(0, first), (1, second)].into_iter().filter_map(|(id, live)| live.then_some(id)).collect();
-                    world.on(Event::Table(live));
+                    world.on(Event::Table(Tables { live, ..Tables::default() }));
                 }
                 Step::Pass(seconds) => {
                     world.now += Duration::from_secs(seconds);
@@ -264,7 +265,7 @@ fn who_chose_by_the_last_table_and_arrives_after_the_next_chooses_again() {
             exclude: None,
         })
     };
-    core.on(Event::Table([7].into()), now, &mut actions);
+    core.on(Event::Table(Tables { live: [7].into(), ..Tables::default() }), now, &mut actions);
     core.on(arrival(1, 6), now, &mut actions);
     assert_eq!(actions, [Action::Reroute(1)]);
     core.on(arrival(1, 7), now, &mut actions);
