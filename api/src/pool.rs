@@ -341,13 +341,25 @@ word_or_duration! {
     AutoOrDuration, "auto", Auto, /// As follows from what is measured.
 }
 
-/// How requests for several adapters of one base take turns.
+impl AutoOrDuration {
+    /// The duration; `None`: as follows from what is measured.
+    pub fn duration(self) -> Option<std::time::Duration> {
+        match self {
+            AutoOrDuration::Auto => None,
+            AutoOrDuration::For(duration) => Some(duration.get()),
+        }
+    }
+}
+
+/// How requests for several adapters of one base take turns on a replica that holds one of them at a time (an Ollama).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct BatchingSpec {
-    /// How old the oldest waiter of an adapter may be before it is the next.
+    /// How long requests for an adapter may wait before it is late: then it goes before all that are not, and one that was not
+    /// late itself gives way to it. `auto`: four times what a load takes, and no less than 1 s.
     pub max_wait: AutoOrDuration,
-    /// How long an adapter serves while others wait.
+    /// How long an adapter serves while others wait. `auto`: twice what a load takes, so that loads take no more than a third
+    /// of a replica's time however many wait.
     pub quantum: AutoOrDuration,
 }
 

@@ -14,8 +14,6 @@ const NOT_YET: &[(&str, Option<&str>)] = &[
     ("gateway.peer", None),
     ("pools[].endpoints[].loader", None),
     ("pools[].queue.coldWait", Some("5m")),
-    ("pools[].batching.maxWait", Some("auto")),
-    ("pools[].batching.quantum", Some("auto")),
     ("pools[].adapters", None),
     ("pools[].scale", None),
     ("models[].revisions[].adapter", None),
@@ -272,7 +270,7 @@ mod tests {
     fn what_is_not_done_yet_is_nothing_to_write() {
         let schema = json_schema();
         assert_eq!(at(&schema, "gateway.peer").map(|field| &field["type"]), Some(&json!("null")));
-        assert_eq!(at(&schema, "pools[].batching.maxWait").map(|field| &field["enum"]), Some(&json!(["auto", null])));
+        assert_eq!(at(&schema, "pools[].queue.coldWait").map(|field| &field["enum"]), Some(&json!(["5m", null])));
         for ours in [MARK, ABOUT, "$ref"] {
             assert!(!schema.to_string().contains(ours), "{ours}");
         }

@@ -2,6 +2,7 @@
 //!
 //! Every number comes with its opponents of the same run: absolute times say little on a shared machine.
 
+mod batching;
 pub mod contender;
 pub mod cpu;
 mod deaths;
@@ -25,6 +26,7 @@ mod streams;
 mod target;
 mod told;
 
+pub use batching::{Adapters, BatchingBench, batching};
 pub use deaths::{DeathsBench, deaths};
 pub use field::{FieldBench, field};
 pub use gateway::{GatewayBench, gateway};

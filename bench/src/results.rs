@@ -7,6 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::batching::BatchingResults;
 use crate::deaths::DeathsResults;
 use crate::field::{FieldResults, PICTURE};
 use crate::gateway::GatewayResults;
@@ -19,9 +20,10 @@ use crate::streams::StreamsResults;
 type Section = (&'static str, fn(&[u8]) -> serde_json::Result<String>);
 
 /// The page from its beginning to its end.
-const SECTIONS: [Section; 7] = [
+const SECTIONS: [Section; 8] = [
     ("gateway", |json| Ok(read::<GatewayResults>(json)?.markdown())),
     ("field", |json| Ok(read::<FieldResults>(json)?.markdown())),
+    ("batching", |json| Ok(read::<BatchingResults>(json)?.markdown())),
     ("streams", |json| Ok(read::<StreamsResults>(json)?.markdown())),
     ("soak", |json| Ok(read::<SoakResults>(json)?.markdown())),
     ("deaths", |json| Ok(read::<DeathsResults>(json)?.markdown())),

@@ -16,6 +16,7 @@ use crate::health;
 use crate::replica::Replica;
 use crate::shared::Shared;
 use crate::table::{Apis, Available, Table};
+use crate::weights::Known;
 
 /// How long it may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
@@ -60,7 +61,7 @@ pub(crate) async fn ask_all(
         let (pool, replica, shared, room) = (pool.clone(), replica.clone(), shared.clone(), room.clone());
         asking.spawn(async move {
             let _room = room.acquire().await;
-            let heard = ask(&replica, &shared.instance).await;
+            let heard = ask(&replica, &shared.instance, &shared.weights).await;
             if !heard.reached {
                 health::unreachable(&pool.owner, &replica);
             }
@@ -75,7 +76,7 @@ pub(crate) async fn ask_all(
 }
 
 /// Asks a replica what it has. `instance` tells this gateway from others.
-async fn ask(replica: &Replica, instance: &HeaderValue) -> Heard {
+async fn ask(replica: &Replica, instance: &HeaderValue, known: &Known) -> Heard {
     // A list of many models may take its time; who does not even say a version cannot be reached.
     let Ok(fetched) = fetch::get(replica, sign_of_life(replica.engine), WITHIN).await else {
         return Heard { reached: false, ourselves: false, models: None, apis: None };
@@ -86,7 +87,7 @@ async fn ask(replica: &Replica, instance: &HeaderValue) -> Heard {
     let models = match replica.engine {
         Engine::Ollama => {
             version(replica, &fetched.body);
-            tags(replica).await
+            tags(replica, known).await
         }
         Engine::Openai => fetched.status.is_success().then(|| models(&fetched.body)).flatten(),
     };
@@ -112,10 +113,15 @@ fn version(replica: &Replica, body: &[u8]) {
     }
 }
 
-async fn tags(replica: &Replica) -> Option<Vec<Available>> {
+async fn tags(replica: &Replica, known: &Known) -> Option<Vec<Available>> {
     let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
-    let named = |entry: Value| Some(Available { name: entry["name"].as_str()?.to_owned(), entry });
-    Some(sorted(listed(&fetched.body)?.into_iter().filter_map(named).collect()))
+    let mut available = Vec::new();
+    for entry in listed(&fetched.body)? {
+        let Some(name) = entry["name"].as_str().map(str::to_owned) else { continue };
+        let weights = known.of(replica, &entry, WITHIN).await;
+        available.push(Available { name, entry, weights });
+    }
+    Some(sorted(available))
 }
 
 /// The entries of `/api/tags` or `/api/ps`; `None` where it is neither.
@@ -138,7 +144,7 @@ fn models(body: &[u8]) -> Option<Vec<Available>> {
             "name": name, "model": name, "modified_at": created, "size": 0, "digest": NO_DIGEST,
             "details": details, answers::OWNED_BY: model["owned_by"],
         });
-        Some(Available { name, entry })
+        Some(Available { name, entry, weights: None })
     };
     Some(sorted(body["data"].as_array()?.iter().filter_map(available).collect()))
 }

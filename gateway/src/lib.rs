@@ -41,6 +41,7 @@ pub mod shared;
 pub mod status;
 pub mod table;
 pub mod tls;
+mod weights;
 
 pub use serve::{Filter, Gateway, Levels, Options, Sockets, StartError};
 

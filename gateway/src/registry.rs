@@ -10,7 +10,7 @@ use crate::credential::Credential;
 use crate::health;
 use crate::health::core::Policy;
 use crate::replica::Replica;
-use crate::schedule::{Owner, Slots, Target};
+use crate::schedule::{Owner, Sharing, Slots, Target, Terms};
 
 type TargetKey = (Box<str>, Vec<u64>);
 /// The pool's name, its engine, where the replica is, and the file with the key that it wants.
@@ -43,6 +43,8 @@ pub struct Live<'a> {
     pub targets: Vec<Arc<Target>>,
     /// Its pools.
     pub pools: &'a [PoolSpec],
+    /// The slots that share runners, by pool.
+    pub sharing: &'a HashMap<Box<str>, Vec<Sharing>>,
 }
 
 /// Everything with a state that tables refer to. Lives on the control thread, which alone builds tables.
@@ -139,7 +141,7 @@ impl Registry {
     /// Makes a table the one that counts: first no slot can be taken by choices from an older one, then `swap` shows
     /// the table to all, then each queue lets go who waits for what is gone. Resolves when all queues have.
     pub async fn publish(&mut self, live: Live<'_>, swap: impl FnOnce()) {
-        let Live { generation, targets, pools } = live;
+        let Live { generation, targets, pools, sharing } = live;
         let spec = |pool: &str| pools.iter().find(|spec| spec.name == pool);
         let models = self.models(&targets);
         for (name, owner) in &self.owners {
@@ -160,9 +162,10 @@ impl Registry {
         swap();
         for (name, owner) in &self.owners {
             let Some(owner) = owner.upgrade() else { continue };
-            let size = spec(name).map_or(0, |pool| pool.queue.size as usize);
+            let terms = spec(name).map(Terms::of).unwrap_or_default();
+            let shared = sharing.get(name).cloned().unwrap_or_default();
             // An owner that does not answer is one whose runtime is shutting down.
-            let _ = owner.table(targets.clone(), size).await;
+            let _ = owner.table(targets.clone(), shared, terms).await;
         }
         self.owners.retain(|_, owner| owner.strong_count() > 0);
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
@@ -197,7 +200,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_in_use_is_the_same_when_it_is_named_again() {
         let mut registry = Registry::default();
-        let nothing = |generation| Live { generation, targets: Vec::new(), pools: &[] };
+        let none = HashMap::new();
+        let nothing = |generation| Live { generation, targets: Vec::new(), pools: &[], sharing: &none };
         let pool = PoolSpec { name: "p".to_owned(), ..PoolSpec::default() };
         let owner = registry.owner("p", 8);
         let replica = registry.replica(&pool, "http://Localhost:1/".parse().unwrap(), None).unwrap();

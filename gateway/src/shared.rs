@@ -20,6 +20,7 @@ use crate::log;
 use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::tls::Tls;
+use crate::weights::Known;
 
 /// One gateway, as its cores share it.
 #[derive(Debug)]
@@ -56,6 +57,8 @@ pub struct Shared {
     reloaded: Mutex<Reloaded>,
     /// Which models the replicas hold in memory, for who asks.
     pub(crate) residents: Residents,
+    /// What the models of the replicas are made of.
+    pub(crate) weights: Known,
     /// Wakes whoever asks the replicas what they have.
     pub(crate) refresh: Notify,
     /// How often they have been asked; a change says that the answers are in the table.
@@ -86,6 +89,7 @@ impl Shared {
             ending: Arc::default(),
             reloaded: Mutex::new(Reloaded::now(None)),
             residents: Residents::default(),
+            weights: Known::default(),
             refresh: Notify::new(),
             refreshed: watch::Sender::new(0),
         })

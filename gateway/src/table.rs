@@ -14,7 +14,8 @@ use crate::errors::{Code, Failure};
 use crate::health::Probing;
 use crate::registry::{Live, Registry, Served};
 use crate::replica::Replica;
-use crate::schedule::{Owner, Target};
+use crate::schedule::{Owner, Sharing, Slots, Target};
+use crate::weights::Weights;
 
 /// What a replica said it has, by its number; a replica that has not answered yet is missing.
 pub type Catalog = HashMap<u64, Vec<Available>>;
@@ -86,6 +87,8 @@ pub struct Available {
     pub name: String,
     /// Its entry in the replica's `/api/tags`.
     pub entry: Value,
+    /// What it is made of, where the replica says.
+    pub weights: Option<Arc<Weights>>,
 }
 
 /// Where the requests for a name go.
@@ -207,6 +210,8 @@ pub struct Table {
     routes: HashMap<Box<str>, Arc<Route>>,
     /// The names to list, in order: each model once, under its own name.
     listed: Vec<Arc<Route>>,
+    /// The slots that share runners, by pool.
+    sharing: HashMap<Box<str>, Vec<Sharing>>,
 }
 
 impl Table {
@@ -226,6 +231,7 @@ impl Table {
             unheard: false,
             routes: HashMap::new(),
             listed: Vec::new(),
+            sharing: HashMap::new(),
         };
         for spec in &config.pools {
             let pool = pool(spec, world, registry)?;
@@ -262,14 +268,42 @@ impl Table {
                 table.expose(spec, &pool, world, registry);
             }
         }
+        table.sharing = table.shared(catalog);
         Ok(table)
+    }
+
+    /// Which slots share runners: those of one replica for models of one base that exclude each other.
+    fn shared(&self, catalog: &Catalog) -> HashMap<Box<str>, Vec<Sharing>> {
+        let slots = self.listed.iter().flat_map(|route| route.targets()).flat_map(|target| target.slots());
+        // By replica and base; each with its group.
+        type Members<'s> = Vec<(&'s Arc<Slots>, Box<str>)>;
+        let mut runners: HashMap<(u64, Box<str>), Members<'_>> = HashMap::new();
+        for slots in slots {
+            let Some(weights) = weights(catalog, &slots.replica, &slots.name) else { continue };
+            let runner = runners.entry((slots.replica.id, weights.base.clone())).or_default();
+            if !runner.iter().any(|(known, _)| known.id() == slots.id()) {
+                runner.push((slots, weights.group.clone()));
+            }
+        }
+        let mut sharing: HashMap<Box<str>, Vec<Sharing>> = HashMap::new();
+        for ((replica, base), mut members) in runners {
+            // One group alone shares its runner with nobody.
+            if members.iter().all(|(_, group)| *group == members[0].1) {
+                continue;
+            }
+            members.sort_by_key(|(slots, _)| slots.id());
+            let pool = members[0].0.replica.pool.clone();
+            let slots = members.into_iter().map(|(slots, _)| slots.clone()).collect();
+            sharing.entry(pool).or_default().push(Sharing::new(replica, &base, slots));
+        }
+        sharing
     }
 
     /// Adds the replicas' own models under their own names, where no model has the name.
     fn expose(&mut self, spec: &PoolSpec, pool: &Arc<Pool>, world: &World, registry: &mut Registry) {
         let catalog = &world.catalog;
         let available = pool.replicas.iter().filter_map(|replica| catalog.get(&replica.id)).flatten();
-        for Available { name, entry } in available {
+        for Available { name, entry, .. } in available {
             let key = canonical(name);
             if self.routes.contains_key(&*key) {
                 continue;
@@ -317,6 +351,7 @@ impl Table {
             generation: self.generation,
             targets: self.listed.iter().flat_map(|route| route.targets()).cloned().collect(),
             pools: &self.config.pools,
+            sharing: &self.sharing,
         }
     }
 
@@ -386,6 +421,12 @@ fn serving(catalog: &Catalog, pool: &Pool, upstream: &str) -> Vec<Arc<Replica>> 
     let may_have = |replica: &Arc<Replica>| has(catalog, replica, upstream) != Some(false);
     let somebody_has = pool.replicas.iter().any(may_have);
     pool.serving().filter(|replica| may_have(replica) || !somebody_has).cloned().collect()
+}
+
+/// What a replica's model is made of, where it said.
+fn weights(catalog: &Catalog, replica: &Replica, name: &str) -> Option<Arc<Weights>> {
+    let mut available = catalog.get(&replica.id)?.iter();
+    available.find(|available| canonical(&available.name) == name)?.weights.clone()
 }
 
 fn entry(catalog: &Catalog, replicas: &[Arc<Replica>], name: &str) -> Option<Value> {

@@ -8,6 +8,9 @@ use tutti_bench::Peer;
 
 use crate::run;
 
+/// Adapters on one base that take turns.
+const ADAPTERS: u8 = 4;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// The gateway beside nginx and haproxy, in turn
@@ -24,6 +27,8 @@ pub(crate) enum Bench {
     Deaths(tutti_bench::DeathsBench),
     /// Gateways that take each other's place and that are restarted, fifty times each under load
     Rounds(tutti_bench::RoundsBench),
+    /// Adapters that take turns on a real Ollama, through the gateway and through nginx
+    Batching(tutti_bench::BatchingBench),
     /// Prints RESULTS.md again from the figures that are kept
     Print {
         /// The folder for RESULTS.md and results/.
@@ -57,6 +62,13 @@ impl Bench {
             Bench::Soak(bench) => tutti_bench::soak(bench),
             Bench::Deaths(bench) => tutti_bench::deaths(bench),
             Bench::Rounds(bench) => tutti_bench::rounds(bench),
+            Bench::Batching(bench) => {
+                others()?;
+                let (ollama, names) = tutti_rig::ollama_with_adapters(ADAPTERS)?;
+                let addr = format!("127.0.0.1:{}", ollama.port()).parse()?;
+                let version = format!("Ollama {}", ollama.get("/api/version")?["version"]);
+                tutti_bench::batching(bench, &tutti_bench::Adapters { addr, names, version })
+            }
             Bench::Print { out } => tutti_bench::print(&out),
         }
     }

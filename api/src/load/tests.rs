@@ -58,7 +58,7 @@ pools:
   - name: qwen
     endpoints: [{ url: http://127.0.0.1:11434 }]
     slots: lots
-    queue: { sise: 3, wait: 30 }
+    queue: { sise: 3, wait: 30, coldWait: 1m }
     batching: { maxWait: 5s }
   - nmae: other
 ")
@@ -69,7 +69,7 @@ pools:
         "tutti.yaml:7:12: pools[0].slots: \"lots\" does not fit; write `auto`, or a number from 1 to 4096",
         "tutti.yaml:8:14: pools[0].queue: unknown field `sise`; did you mean `size`?",
         "tutti.yaml:8:29: pools[0].queue.wait: 30 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-        "tutti.yaml:9:17: pools[0].batching.maxWait: not yet: this version of tutti does not do this; leave it out, or write `auto`",
+        "tutti.yaml:8:33: pools[0].queue.coldWait: not yet: this version of tutti does not do this; leave it out, or write `5m`",
         "tutti.yaml:10:5: pools[1]: unknown field `nmae`; did you mean `name`?",
         "tutti.yaml:10:5: pools[1]: `endpoints` is missing",
     ];

@@ -43,8 +43,8 @@ pub enum Event {
     Table(Tables),
     /// A load that was asked for has ended, after so long; `None`: it failed.
     Loaded(SlotId, Option<Duration>),
-    /// A replica says whose weights a runner has, of those that it knows.
-    Resident(RunnerId, Option<SlotId>),
+    /// A replica says whose weights a runner has; it was asked then.
+    Resident(RunnerId, Vec<SlotId>, Instant),
     /// Time has passed.
     Tick,
 }
@@ -195,7 +195,7 @@ impl Scheduler {
             }
             Event::Table(tables) => self.table(tables, now, actions),
             Event::Loaded(slot, took) => self.loaded(slot, took, now, actions),
-            Event::Resident(runner, slot) => self.resident(runner, slot, now, actions),
+            Event::Resident(runner, slots, asked) => self.resident(runner, &slots, asked, now, actions),
             Event::Tick => {}
         }
         while let Some((_, waiter)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {

@@ -5,9 +5,11 @@
 
 pub mod core;
 mod owner;
+mod share;
 mod slots;
 mod word;
 
 pub use owner::{Owner, Permit, Place, Verdict};
+pub use share::{Sharing, Terms};
 pub use slots::{Slots, Target};
 pub use word::View;

@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tutti_api::Priority;
 
-use super::core::{Action, Arrival, Event, Scheduler, SlotId, Tables, WaiterId};
+use super::core::{Action, Arrival, Event, RunnerId, Scheduler, SlotId, Tables, WaiterId};
+use super::share::{self, Loading, Sharing, Terms};
 use super::slots::{Slots, Target};
 use super::word::Busy;
 use crate::errors::Code;
@@ -114,9 +115,14 @@ enum Message {
     Changed(SlotId),
     Table {
         live: Vec<Arc<Target>>,
-        bound: usize,
+        shared: Vec<Sharing>,
+        terms: Terms,
         done: oneshot::Sender<()>,
     },
+    /// A load of a group's weights has ended.
+    Loaded(SlotId, Option<Duration>),
+    /// A replica says whose weights a runner has; it was asked then.
+    Resident(RunnerId, Vec<SlotId>, Instant),
 }
 
 /// A request's place in a queue, once it has had to take one. Dropping it before a verdict came takes the request out.
@@ -155,9 +161,18 @@ impl Owner {
     pub fn start(bound: usize) -> Arc<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
+        let (sharing, shared) = watch::channel(Vec::new());
+        let tell = messages.downgrade();
+        tokio::spawn(share::watch(shared, move |runner, slots, asked| {
+            tell.upgrade().is_some_and(|owner| owner.send(Message::Resident(runner, slots, asked)).is_ok())
+        }));
         let task = Task {
+            sharing,
             core: Scheduler::new(bound),
             slots: HashMap::new(),
+            shared: HashMap::new(),
+            loading: Loading::default(),
+            messages: messages.downgrade(),
             replies: HashMap::new(),
             queued: queued.clone(),
         };
@@ -215,10 +230,10 @@ impl Owner {
         }
     }
 
-    /// Tells the task which targets still stand; `done` resolves once every waiter whose target is gone was told.
-    pub fn table(&self, live: Vec<Arc<Target>>, bound: usize) -> oneshot::Receiver<()> {
+    /// Tells the task which targets still stand, and which slots share runners; `done` resolves once every waiter whose target is gone was told.
+    pub fn table(&self, live: Vec<Arc<Target>>, shared: Vec<Sharing>, terms: Terms) -> oneshot::Receiver<()> {
         let (done, acknowledged) = oneshot::channel();
-        self.send(Message::Table { live, bound, done });
+        self.send(Message::Table { live, shared, terms, done });
         acknowledged
     }
 
@@ -231,6 +246,12 @@ impl Owner {
 struct Task {
     core: Scheduler,
     slots: HashMap<SlotId, Arc<Slots>>,
+    /// Those that share a runner.
+    shared: HashMap<SlotId, Arc<Slots>>,
+    /// For who asks the replicas what they hold.
+    sharing: watch::Sender<Vec<Sharing>>,
+    loading: Loading,
+    messages: mpsc::WeakUnboundedSender<Message>,
     replies: HashMap<WaiterId, (oneshot::Sender<Verdict>, Arc<Owner>)>,
     queued: Arc<AtomicUsize>,
 }
@@ -262,12 +283,14 @@ impl Task {
                 self.on(Event::Depart(waiter));
             }
             Some(Message::Spare { slots, reply, owner }) => {
-                let permit = slots.word.take_spare(slots.all()).then(|| Permit { slots: slots.clone(), owner });
+                // Nor is it one where it would have weights loaded.
+                let free = !slots.view().away && slots.word.take_spare(slots.all());
+                let permit = free.then(|| Permit { slots: slots.clone(), owner });
                 self.take(Some(Message::Changed(slots.id())));
                 let _ = reply.send(permit);
             }
             Some(Message::Changed(slot)) => {
-                if let Some(view) = self.slots.get(&slot).map(|slots| slots.view()) {
+                if let Some(view) = self.slot(slot).map(|slots| slots.view()) {
                     self.on(Event::Slot(slot, view));
                 }
             }
@@ -277,10 +300,20 @@ impl Task {
                 let slots = target.ids.clone();
                 self.on(Event::Arrive(Arrival { waiter, class, target: target.id(), slots, until, exclude }));
             }
-            Some(Message::Table { live, bound, done }) => {
-                self.core.set_bound(bound);
+            Some(Message::Resident(runner, slots, asked)) => self.on(Event::Resident(runner, slots, asked)),
+            Some(Message::Loaded(slot, took)) => self.on(Event::Loaded(slot, took)),
+            Some(Message::Table { live, shared, terms, done }) => {
+                self.core.set_bound(terms.bound);
+                self.loading = terms.loading;
+                let of_runner =
+                    |sharing: &Sharing| (sharing.runner, sharing.slots.iter().map(|slots| slots.id()).collect());
+                let runners = shared.iter().map(of_runner).collect();
+                // What is no longer shared is told so too.
+                self.shared.extend(shared.iter().flat_map(|of| &of.slots).map(|slots| (slots.id(), slots.clone())));
                 let live = live.iter().map(|target| target.id()).collect();
-                self.on(Event::Table(Tables { live, ..Tables::default() }));
+                self.on(Event::Table(Tables { live, runners, batching: terms.batching }));
+                self.shared = shared.iter().flat_map(|of| &of.slots).map(|slots| (slots.id(), slots.clone())).collect();
+                self.sharing.send_replace(shared);
                 // The number of slots may have changed.
                 for slot in self.slots.keys().copied().collect::<Vec<_>>() {
                     self.take(Some(Message::Changed(slot)));
@@ -299,18 +332,18 @@ impl Task {
             for action in actions.drain(..) {
                 match action {
                     Action::CloseGate(slot) => {
-                        if let Some(slots) = self.slots.get(&slot) {
+                        if let Some(slots) = self.slot(slot) {
                             slots.word.close();
                             events.push(Event::Slot(slot, slots.view()));
                         }
                     }
                     Action::OpenGate(slot) => {
-                        if let Some(slots) = self.slots.get(&slot) {
+                        if let Some(slots) = self.slot(slot) {
                             slots.word.open();
                         }
                     }
                     Action::Dispatch(waiter, slot) => {
-                        let slots = self.slots.get(&slot).cloned();
+                        let slots = self.slot(slot).cloned();
                         if let (Some(slots), Some((reply, owner))) = (slots, self.replies.remove(&waiter)) {
                             slots.word.take_behind_gate();
                             // Where the request has left meanwhile, this drops the permit, which gives the slot back.
@@ -318,16 +351,32 @@ impl Task {
                         }
                     }
                     Action::Home(slot, home) => {
-                        if let Some(slots) = self.slots.get(&slot) {
+                        if let Some(slots) = self.shared.get(&slot) {
                             slots.word.set_home(home);
                         }
                     }
-                    Action::Load(_) => {}
+                    Action::Load(slot) => self.load(slot),
                     Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
                     Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
                 }
             }
         }
+    }
+
+    fn slot(&self, slot: SlotId) -> Option<&Arc<Slots>> {
+        self.slots.get(&slot).or_else(|| self.shared.get(&slot))
+    }
+
+    /// Loads a group's weights. Nobody's departure ends that: Ollama ties a load to who asked for it.
+    fn load(&self, slot: SlotId) {
+        let Some(slots) = self.shared.get(&slot).cloned() else { return };
+        let (loading, messages) = (self.loading.clone(), self.messages.clone());
+        tokio::spawn(async move {
+            let took = loading.load(slots).await;
+            if let Some(messages) = messages.upgrade() {
+                let _ = messages.send(Message::Loaded(slot, took));
+            }
+        });
     }
 
     fn reply(&mut self, waiter: WaiterId, verdict: Verdict) {

@@ -45,6 +45,16 @@ pub fn prepare() -> Result<()> {
     Ok(())
 }
 
+/// A replica with so many adapters on one base, of which it can hold one at a time; and their names.
+///
+/// # Errors
+/// It does not start, or does not take them.
+pub fn ollama_with_adapters(count: u8) -> Result<(Ollama, Vec<String>)> {
+    let ollama = Ollama::start(&OllamaOptions::default())?;
+    let names = models::adapters(&ollama, count)?;
+    Ok((ollama, names))
+}
+
 /// The command line of the Ollama that [`Ollama::start`] runs.
 ///
 /// # Errors

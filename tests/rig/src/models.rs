@@ -78,8 +78,38 @@ fn import(listed: &Listed, store: &Path) -> Result<()> {
 
 /// Pushes a file as a blob; yields its digest.
 fn push(ollama: &Ollama, file: &str) -> Result<String> {
-    let bytes = read(file)?;
-    let digest = format!("sha256:{}", cache::hex(&Sha256::digest(&bytes)));
-    ureq::post(format!("{}/api/blobs/{digest}", ollama.url())).send(&bytes)?;
+    push_bytes(ollama, &read(file)?)
+}
+
+fn push_bytes(ollama: &Ollama, bytes: &[u8]) -> Result<String> {
+    let digest = format!("sha256:{}", cache::hex(&Sha256::digest(bytes)));
+    ureq::post(format!("{}/api/blobs/{digest}", ollama.url())).send(bytes)?;
     Ok(digest)
+}
+
+/// Gives an Ollama with the rig's models so many adapters on one base that differ a little in their alpha, and so in their
+/// blobs; yields their names.
+///
+/// # Errors
+/// The Ollama does not take them.
+pub(crate) fn adapters(ollama: &Ollama, count: u8) -> Result<Vec<String>> {
+    /// What stands before the value in the GGUF: the key, and the type of a 32-bit float (GGUF specification, version 3).
+    const ALPHA: &[u8] = b"adapter.lora.alpha\x06\0\0\0";
+    let list: Listed = serde_json::from_slice(&read("models.json")?).context("models.json")?;
+    let adapter = list.adapters.first().context("models.json has no adapter")?;
+    let mut bytes = read(&adapter.gguf)?;
+    let at = bytes.windows(ALPHA.len()).position(|window| window == ALPHA).context("an adapter without alpha")?;
+    let at = at + ALPHA.len();
+    (1..=count)
+        .map(|number| {
+            bytes[at..at + 4].copy_from_slice(&(16.0 + f32::from(number) / 100.0).to_le_bytes());
+            let name = format!("adapter-{number}");
+            let create = json!({
+                "model": name, "from": adapter.base, "adapters": { "adapter.gguf": push_bytes(ollama, &bytes)? },
+                "stream": false,
+            });
+            ollama.post("/api/create", &create).with_context(|| name.clone())?;
+            Ok(name)
+        })
+        .collect()
 }

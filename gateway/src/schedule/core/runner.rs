@@ -46,6 +46,8 @@ pub(super) struct Runner {
     pub(super) loaded: Option<SlotId>,
     /// Whose are being loaded.
     pub(super) loading: Option<SlotId>,
+    /// When a load of its began or ended the last time.
+    pub(super) changed: Option<Instant>,
     /// Its group was late when it was loaded.
     pub(super) was_late: bool,
     /// Its group gives way to another: nobody is dispatched to it any more.
@@ -91,6 +93,7 @@ impl Runner {
             slots,
             loaded,
             loading: None,
+            changed: None,
             was_late: false,
             stopping: false,
             since: None,
@@ -137,12 +140,12 @@ impl Runner {
     pub(super) fn begins(&mut self, next: &Next, now: Instant) {
         self.ends_visit(now);
         (self.loaded, self.loading, self.stopping) = (None, Some(next.slot), false);
-        (self.was_late, self.since) = (next.late, None);
+        (self.was_late, self.since, self.changed) = (next.late, None, Some(now));
     }
 
     /// A load has ended; `None`: it failed.
     pub(super) fn ended(&mut self, slot: SlotId, took: Option<Duration>, now: Instant) {
-        self.loading = None;
+        (self.loading, self.changed) = (None, Some(now));
         if let Some(took) = took {
             self.load = Some(averaged(self.load, took));
             self.loaded = Some(slot);

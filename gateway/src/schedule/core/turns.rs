@@ -154,10 +154,23 @@ impl Scheduler {
         }
     }
 
-    /// A replica says whose weights a runner has.
-    pub(super) fn resident(&mut self, id: RunnerId, slot: Option<SlotId>, now: Instant, actions: &mut Vec<Action>) {
-        let Some(runner) = self.runners.get_mut(&id).filter(|runner| runner.loading.is_none()) else { return };
-        let (before, slot) = (runner.loaded, slot.filter(|slot| runner.slots.contains(slot)));
+    /// A replica says whose weights a runner has. What it said before the last load is old.
+    pub(super) fn resident(
+        &mut self,
+        id: RunnerId,
+        slots: &[SlotId],
+        asked: Instant,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
+        let is_news = |runner: &&mut Runner| runner.loading.is_none() && runner.changed.is_none_or(|at| at < asked);
+        let Some(runner) = self.runners.get_mut(&id).filter(is_news) else { return };
+        let before = runner.loaded;
+        // Two names may stand for the same weights.
+        if before.is_some_and(|loaded| slots.contains(&loaded)) {
+            return;
+        }
+        let slot = slots.iter().copied().find(|slot| runner.slots.contains(slot));
         if before == slot {
             return;
         }
