@@ -369,3 +369,5 @@ impl Scheduler {
 mod fleet;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod turns_tests;

@@ -223,45 +223,31 @@ fn a_closed_loop_comes_near_the_ceiling() {
 }
 
 #[test]
-fn a_fleet() {
+fn a_fleet_serves_many_adapters_within_their_time() {
     let plan = Plan {
-        replicas: 20,
-        groups: 200,
+        replicas: 6,
+        groups: 40,
         slots: 1,
         load: Duration::from_secs(5),
         service: Duration::from_secs(2),
         batching: Batching::default(),
     };
-    let weights: Vec<f64> = (1..=200).map(|rank| 1.0 / f64::from(rank)).collect();
+    let weights: Vec<f64> = (1..=plan.groups).map(|rank| 1.0 / rank as f64).collect();
     let total: f64 = weights.iter().sum();
-    for share in [0.3, 0.4, 0.5, 0.6, 0.7] {
-        let mut fleet = Fleet::new(plan, false, 7);
-        let rate = 10.0 * share; // 20 replicas of 2 s
-        let mut at = fleet.now;
-        let end = at + Duration::from_secs(400);
-        while at < end {
-            at += Duration::from_secs_f64(-(1.0 - fleet.random()).ln() / rate);
-            let mut pick = fleet.random() * total;
-            let group = weights
-                .iter()
-                .position(|weight| {
-                    pick -= weight;
-                    pick < 0.0
-                })
-                .unwrap_or(199);
-            fleet.at(at, group as u64);
-        }
-        fleet.run(Duration::from_secs(400));
-        let good = fleet.times.iter().filter(|time| **time <= Duration::from_secs(15)).count();
-        let asked = fleet.next as usize;
-        let mut times = fleet.times.clone();
-        times.sort();
-        println!(
-            "{share}: {asked} asked, {good} good ({:.3}), {} loads, p50 {:?} p99 {:?}",
-            good as f64 / asked as f64,
-            fleet.loads,
-            times[times.len() / 2],
-            times[times.len() * 99 / 100]
-        );
+    let mut fleet = Fleet::new(plan, false, 7);
+    let (mut at, time) = (fleet.now, Duration::from_secs(600));
+    let end = at + time;
+    while at < end {
+        at += Duration::from_secs_f64(-(1.0 - fleet.random()).ln()); // one a second: a third of what there is
+        let mut pick = fleet.random() * total;
+        let group = weights.iter().position(|weight| {
+            pick -= weight;
+            pick < 0.0
+        });
+        fleet.at(at, group.unwrap_or(0) as u64);
     }
+    fleet.run(time);
+    let good = fleet.times.iter().filter(|time| **time <= Duration::from_secs(15)).count();
+    println!("{good} of {} within 15 s, {} loads", fleet.times.len(), fleet.loads);
+    assert!(good as f64 > 0.95 * fleet.times.len() as f64);
 }

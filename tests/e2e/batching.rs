@@ -1,0 +1,119 @@
+//! Adapters on one base take turns: before a simulated Ollama, which reloads as a real one does, and before a real one.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tutti_rig::{Ollama, OllamaOptions};
+use tutti_simulator::{Config, Machine, Model, Running, Seen};
+use tutti_tests::{Tutti, eventually, pool, quick, simulator_with};
+
+const ADAPTERS: [&str; 3] = ["a", "b", "c"];
+
+/// A replica with three adapters on one base, of which it holds one.
+fn adapters() -> Running {
+    let base = Model::chat("base", 1 << 20);
+    let models = ADAPTERS.iter().map(|name| base.with_adapter(name)).chain([base.clone()]).collect();
+    let machine = Machine { load_fixed: Duration::from_millis(30), ..Machine::instant() };
+    simulator_with(Config { models, machine, ..quick() })
+}
+
+fn before(replica: &Running) -> Tutti {
+    Tutti::start(&pool(&[replica.url()], "expose: all\n    slots: 1"))
+}
+
+fn chat(model: &str) -> String {
+    json!({ "model": model, "messages": [{ "role": "user", "content": "hi" }], "stream": false }).to_string()
+}
+
+/// The loads that the gateway has asked for, by model.
+fn loads(replica: &Running) -> Vec<String> {
+    let load = |seen: &Seen| {
+        let body: Value = serde_json::from_slice(&seen.body).ok()?;
+        let is_load = seen.path == "/api/generate" && body.get("prompt").is_none();
+        is_load.then(|| body["model"].as_str().unwrap_or_default().trim_end_matches(":latest").to_owned())
+    };
+    replica.seen().iter().filter_map(load).collect()
+}
+
+#[test]
+fn what_is_loaded_is_asked_at_once_and_what_is_not_is_loaded_first() {
+    let replica = adapters();
+    let tutti = before(&replica);
+    for model in ["a", "a", "a", "b", "b", "a"] {
+        let answer = tutti.ask("POST", "/api/chat", &chat(model));
+        assert_eq!((answer.status, answer.json()["model"].as_str()), (200, Some(model)), "{}", answer.text());
+    }
+    assert_eq!(loads(&replica), ["a", "b", "a"]);
+}
+
+#[test]
+fn requests_for_one_adapter_go_together() {
+    let replica = adapters();
+    let tutti = before(&replica);
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat("a")).status, 200);
+    std::thread::scope(|scope| {
+        for number in 0..60 {
+            let (tutti, model) = (&tutti, ADAPTERS[number % 3]);
+            scope.spawn(move || {
+                let answer = tutti.ask("POST", "/api/chat", &chat(model));
+                assert_eq!((answer.status, answer.json()["model"].as_str()), (200, Some(model)), "{}", answer.text());
+            });
+        }
+    });
+    // In the order they came each but a few would have needed one.
+    assert!(loads(&replica).len() <= 20, "{:?}", loads(&replica));
+}
+
+#[test]
+fn who_uses_the_replica_beside_us_is_noticed() {
+    let replica = adapters();
+    let tutti = before(&replica);
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat("a")).status, 200);
+    let beside = tutti_tests::Client::connect(replica.url().trim_start_matches("http://"));
+    assert_eq!(beside.unwrap().ask("POST", "/api/chat", &[], &chat("b")).status, 200);
+    let asked = replica.seen().len();
+    eventually("the replica is asked what it holds", || {
+        replica.seen()[asked..].iter().any(|seen| seen.path == "/api/ps").then_some(())
+    });
+    eventually("b is where it is", || {
+        let before = loads(&replica).len();
+        let answer = tutti.ask("POST", "/api/chat", &chat("b"));
+        (answer.status == 200 && loads(&replica).len() == before).then_some(())
+    });
+    assert_eq!(loads(&replica).iter().filter(|model| *model == "b").count(), 0, "{:?}", loads(&replica));
+}
+
+#[test]
+fn models_of_other_bases_wait_for_nobody() {
+    let models = vec![Model::chat("m", 1 << 20), Model::chat("n", 1 << 20), Model::embedding("e", 1 << 20)];
+    let replica = simulator_with(Config { models, ..quick() });
+    let tutti = before(&replica);
+    for model in ["m", "n", "m"] {
+        assert_eq!(tutti.ask("POST", "/api/chat", &chat(model)).status, 200);
+    }
+    assert_eq!(loads(&replica), [""; 0]);
+}
+
+#[test]
+fn on_a_real_ollama_each_adapter_answers_for_itself() {
+    let ollama = Ollama::start(&OllamaOptions::default()).unwrap();
+    let tutti = Tutti::start(&pool(&[ollama.url()], "expose: all\n    slots: 1"));
+    let body = |model: &str| {
+        let messages = json!([{ "role": "user", "content": "你们的系统导致我的资金被冻结了！" }]);
+        json!({ "model": model, "messages": messages, "stream": false }).to_string()
+    };
+    let said = |model: &str| {
+        let answer = tutti.ask("POST", "/api/chat", &body(model));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()["message"]["content"].as_str().unwrap().to_owned()
+    };
+    let alone = ["risk-v1", "risk-v2"].map(|model| (model, said(model)));
+    assert_ne!(alone[0].1, alone[1].1);
+    std::thread::scope(|scope| {
+        for number in 0..16 {
+            let (model, expected) = &alone[number % 2];
+            let said = &said;
+            scope.spawn(move || assert_eq!(said(model), *expected, "{model}"));
+        }
+    });
+}
