@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tutti_rig::{Ollama, OllamaOptions};
-use tutti_simulator::{Config, Machine, Model, Running, Seen};
+use tutti_simulator::engine::Machine;
+use tutti_simulator::{Config, Model, Running, Seen};
 use tutti_tests::{Tutti, eventually, pool, quick, simulator_with};
 
 const ADAPTERS: [&str; 3] = ["a", "b", "c"];

@@ -43,7 +43,8 @@ pub enum Event {
     Table(Tables),
     /// A load that was asked for has ended, after so long; `None`: it failed.
     Loaded(SlotId, Option<Duration>),
-    /// A replica says whose weights a runner has; it was asked then.
+    /// A replica says whose weights a runner has; it was asked then. Told only where nothing of ours runs there: our own
+    /// requests bring their weights with them.
     Resident(RunnerId, Vec<SlotId>, Instant),
     /// Time has passed.
     Tick,

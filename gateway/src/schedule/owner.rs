@@ -300,7 +300,12 @@ impl Task {
                 let slots = target.ids.clone();
                 self.on(Event::Arrive(Arrival { waiter, class, target: target.id(), slots, until, exclude }));
             }
-            Some(Message::Resident(runner, slots, asked)) => self.on(Event::Resident(runner, slots, asked)),
+            Some(Message::Resident(runner, slots, asked)) => {
+                let sharing = self.sharing.borrow().iter().find(|sharing| sharing.runner == runner).cloned();
+                if sharing.is_some_and(|sharing| sharing.slots.iter().all(|slots| slots.view().in_flight == 0)) {
+                    self.on(Event::Resident(runner, slots, asked));
+                }
+            }
             Some(Message::Loaded(slot, took)) => self.on(Event::Loaded(slot, took)),
             Some(Message::Table { live, shared, terms, done }) => {
                 self.core.set_bound(terms.bound);
