@@ -93,8 +93,8 @@ fn measure(options: &BatchingBench, ollama: &Adapters) -> anyhow::Result<Batchin
         Contender::Ready(nginx) => nginx,
         Contender::Absent(why) => bail!(why),
     };
-    let pool = "expose: all\n    slots: 1\n    batching: { maxWait: 1s }";
-    let tutti = Own { pool, ..Own::before(&program, &ollama.addr) }.start()?;
+    let pool = "    expose: all\n    batching: { maxWait: 1s }\n";
+    let tutti = Own { pool, slots: 1, ..Own::before(&program, &ollama.addr) }.start()?;
     let (load, service) = alone(ollama)?;
     let mut runs = Vec::new();
     for &clients in &options.clients {
