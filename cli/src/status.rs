@@ -81,6 +81,9 @@ fn render(status: &Status, now: i64) -> String {
                 replica.in_flight,
                 plain(&replica.from)
             ));
+            for loaded in &replica.loaded {
+                page.push_str(&format!("      model {} has its base's runner\n", plain(loaded)));
+            }
             for held in &replica.held {
                 page.push_str(&format!("      {}\n", told(held, now)));
             }

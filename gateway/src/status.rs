@@ -13,6 +13,7 @@ use crate::ending::Phase;
 pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::keys::KeysStatus;
 use crate::replica::Replica;
+use crate::schedule::Sharing;
 use crate::shared::{Reloaded, Shared};
 use crate::table::{Pool, Table};
 use crate::tls::{CertificateStatus, Tls};
@@ -85,6 +86,9 @@ pub struct ReplicaStatus {
     /// What is held against it, and against models on it.
     #[serde(default)]
     pub held: Vec<HeldStatus>,
+    /// Of models that share a runner, those that are in its memory.
+    #[serde(default)]
+    pub loaded: Vec<String>,
     /// Requests it works on.
     pub in_flight: u32,
 }
@@ -176,15 +180,16 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
 fn pools(table: &Table) -> Vec<PoolStatus> {
     let left: Vec<_> = table.left.iter().filter_map(Weak::upgrade).filter(|replica| replica.in_flight() > 0).collect();
     let of = |pool: &Pool| {
-        let named = pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, of, Some(from)));
-        let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, of, None));
+        let sharing = table.sharing(&pool.name);
+        let named = pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, sharing, of, Some(from)));
+        let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, sharing, of, None));
         PoolStatus { name: pool.name.to_string(), queued: pool.owner.queued(), replicas: named.chain(left).collect() }
     };
     table.pools.iter().map(|pool| of(pool)).collect()
 }
 
 /// `origin`: `None` for one that nobody names any more.
-fn replica(pool: &Pool, replica: &Replica, origin: Option<&Origin>) -> ReplicaStatus {
+fn replica(pool: &Pool, sharing: &[Sharing], replica: &Replica, origin: Option<&Origin>) -> ReplicaStatus {
     let (health, slots) = (&pool.owner.health, replica.all_slots());
     ReplicaStatus {
         url: replica.url.to_string(),
@@ -195,6 +200,7 @@ fn replica(pool: &Pool, replica: &Replica, origin: Option<&Origin>) -> ReplicaSt
         drained: pool.drained.contains(&replica.id),
         leaving: origin.is_none(),
         held: health.told(replica, &slots),
+        loaded: sharing.iter().filter_map(|sharing| sharing.loaded_on(replica)).map(str::to_owned).collect(),
         in_flight: replica.in_flight(),
     }
 }

@@ -355,6 +355,11 @@ impl Table {
         }
     }
 
+    /// The runners of a pool's replicas that several groups share.
+    pub(crate) fn sharing(&self, pool: &str) -> &[Sharing] {
+        self.sharing.get(pool).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether names unknown now may be known when the replicas are asked again.
     pub fn exposes(&self) -> bool {
         self.config.pools.iter().any(|pool| pool.expose == Expose::All)

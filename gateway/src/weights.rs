@@ -17,7 +17,7 @@ use crate::replica::Replica;
 const MOST: usize = 65_536;
 
 /// Parameters of a model with which its runner is started.
-const PARAMETERS: [&str; 6] = ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"];
+pub(crate) const PARAMETERS: [&str; 6] = ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread"];
 
 /// What a name is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -48,6 +48,25 @@ fn what_is_loaded_is_asked_at_once_and_what_is_not_is_loaded_first() {
 }
 
 #[test]
+fn a_load_is_done_as_the_first_who_waits_wants_it() {
+    let replica = adapters();
+    let tutti = before(&replica);
+    let mut body: Value = serde_json::from_str(&chat("a")).unwrap();
+    body["options"] = json!({ "num_ctx": 4096, "temperature": 0.5, "num_gpu": "all" });
+    body["keep_alive"] = "7m".into();
+    assert_eq!(tutti.ask("POST", "/api/chat", &body.to_string()).status, 200);
+    let seen = replica.seen();
+    let load = seen.iter().find(|seen| seen.path == "/api/generate").expect("a load");
+    let load: Value = serde_json::from_slice(&load.body).unwrap();
+    assert_eq!(load["options"], json!({ "num_ctx": 4096 }), "what a runner is started with, and is well formed");
+    assert_eq!(load["keep_alive"], "7m");
+    let loads = |outcome: &str| tutti.metric("tutti_weights_loads_total", &[&format!("outcome=\"{outcome}\"")]);
+    assert_eq!((loads("loaded"), loads("failed")), (1.0, 0.0));
+    let status = tutti.command(&["status"]);
+    assert!(status.stdout.contains("model a has its base's runner"), "{}", status.stdout);
+}
+
+#[test]
 fn requests_for_one_adapter_go_together() {
     let replica = adapters();
     let tutti = before(&replica);

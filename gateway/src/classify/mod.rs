@@ -12,4 +12,5 @@ pub use api::{Api, Ask, Dialect, ask, methods};
 pub use body::{Facts, Reading, read};
 pub use edits::Edits;
 pub use pins::Pins;
+pub(crate) use rewrite::LoadWith;
 pub use rewrite::{Rewrite, Wanted};

@@ -30,6 +30,15 @@ pub struct Rewrite {
     pub adjusted: Option<HeaderValue>,
 }
 
+/// What of a request an Ollama's load goes by, as the client wrote it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LoadWith {
+    /// An object in JSON.
+    pub(crate) options: Option<Bytes>,
+    /// A number or a text in JSON.
+    pub(crate) keep_alive: Option<Bytes>,
+}
+
 impl Reading {
     /// What makes the body say what is wanted. `body` is what was read.
     ///
@@ -61,6 +70,15 @@ impl Reading {
             edits.replace(self.begin..self.begin, missing.into());
         }
         Ok(Rewrite { edits, adjusted })
+    }
+
+    /// What the client says that a load is to be done with.
+    pub(crate) fn loads_with(&self, body: &Bytes) -> LoadWith {
+        let value = |member: &Option<Member>| {
+            let member = member.as_ref().filter(|_| self.facts.api.takes_options());
+            member.filter(|member| member.kind != Kind::Null).map(|member| body.slice(member.value.clone()))
+        };
+        LoadWith { options: value(&self.options), keep_alive: value(&self.keep_alive) }
     }
 
     /// Whether an Ollama loads the model anew for this body with options that nobody can see afterwards.

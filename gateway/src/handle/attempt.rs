@@ -56,7 +56,7 @@ impl Attempt<'_> {
     pub(super) async fn slot(&mut self, settlement: &mut Settlement) -> Result<(Arc<Route>, Permit), Failure> {
         let asked = Instant::now();
         let mut looked = false;
-        let mut place = Place::of_class(self.class);
+        let mut place = Place::of(self.class, self.reading.loads_with(self.body));
         settlement.queue();
         loop {
             let (generation, route) = self.route(&mut looked).await?;

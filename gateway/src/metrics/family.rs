@@ -96,6 +96,10 @@ metrics! {
         "Requests of the gateway's own for one token of a replica that was silent. outcome: answered, silent, failed, skipped (nothing to ask for is in its memory, or no slot is free)";
     RETRIES_REFUSED Counter "tutti_retry_budget_exhausted" "" ["pool"]
         "Requests that were not sent again because the pool's retries.budget was used up";
+    LOADS Counter "tutti_weights_loads" "" ["pool" "outcome"]
+        "Loads of weights that replicas were asked for on behalf of those who waited, where several groups share a runner. outcome: loaded, failed";
+    LOAD_SECONDS Counter "tutti_weights_load_seconds" "seconds" ["pool"]
+        "Time that replicas took to load weights that they were asked for";
     DISCOVERED Gauge "tutti_discovery_endpoints" "" ["kind" "name"]
         "Addresses of a name (kind dns) or replicas in a file (kind file) that are known. Of a name that a url holds: where its one replica may be reached";
     DISCOVERY_FAILING Gauge "tutti_discovery_failing" "" ["kind" "name"]

@@ -152,6 +152,14 @@ fn replicas(table: &Table, page: &mut Page) {
         }
     }
     of_pools(table, page, &f::RETRIES_REFUSED, |pool| pool.owner.retries.refused());
+    let mut family = page.family(&f::LOADS);
+    for pool in &table.pools {
+        for (outcome, count) in pool.owner.loads.told() {
+            family.value([&*pool.name, outcome], count);
+        }
+    }
+    let mut family = page.family(&f::LOAD_SECONDS);
+    table.pools.iter().for_each(|pool| family.value([&*pool.name], pool.owner.loads.micros() as f64 / 1e6));
 }
 
 fn of_pools(table: &Table, page: &mut Page, metric: &'static Metric, value: fn(&Pool) -> u64) {

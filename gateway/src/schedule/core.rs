@@ -89,8 +89,9 @@ pub enum Action {
     Dispatch(WaiterId, SlotId),
     /// Whether the weights of these slots are in memory: where not, nobody takes any for himself.
     Home(SlotId, bool),
-    /// Have the replica load the weights of these slots, and answer with [`Event::Loaded`].
-    Load(SlotId),
+    /// Have the replica load the weights of these slots, as the waiter wants them, and answer with [`Event::Loaded`]. `None`:
+    /// as nobody in particular wants them, for that has failed.
+    Load(SlotId, Option<WaiterId>),
     /// Refuse the waiter.
     Reject(WaiterId, Code),
     /// The waiter's target is gone: it shall read the table again.

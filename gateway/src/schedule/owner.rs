@@ -9,9 +9,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tutti_api::Priority;
 
 use super::core::{Action, Arrival, Event, RunnerId, Scheduler, SlotId, Tables, WaiterId};
-use super::share::{self, Loading, Sharing, Terms};
+use super::share::{self, Loading, Loads, Sharing, Terms};
 use super::slots::{Slots, Target};
 use super::word::Busy;
+use crate::classify::LoadWith;
 use crate::errors::Code;
 use crate::health::core::Event as HealthEvent;
 use crate::health::{self, Cause, Health};
@@ -90,6 +91,8 @@ pub struct Owner {
     /// or some time, those with a closed gate are in it once more; and there is one table at a time.
     messages: mpsc::UnboundedSender<Message>,
     queued: Arc<AtomicUsize>,
+    /// How often weights were loaded for those who waited.
+    pub(crate) loads: Arc<Loads>,
     next: AtomicU64,
 }
 
@@ -98,6 +101,7 @@ enum Message {
     Arrive {
         waiter: WaiterId,
         class: Priority,
+        with: LoadWith,
         target: Arc<Target>,
         until: Instant,
         exclude: Option<SlotId>,
@@ -129,18 +133,19 @@ enum Message {
 #[derive(Debug, Default)]
 pub struct Place {
     class: Priority,
+    with: LoadWith,
     taken: Option<(Arc<Owner>, WaiterId)>,
     waits: bool,
 }
 
 impl Place {
-    /// None yet, for a request of this class.
-    pub fn of_class(class: Priority) -> Self {
-        Self { class, taken: None, waits: false }
+    /// None yet, for a request of this class. Where its weights are loaded for it, it is done with what it says.
+    pub(crate) fn of(class: Priority, with: LoadWith) -> Self {
+        Self { class, with, taken: None, waits: false }
     }
 
     /// The place in this queue: the one it has, or a new one behind all others.
-    fn of(&mut self, owner: &Arc<Owner>) -> WaiterId {
+    fn at(&mut self, owner: &Arc<Owner>) -> WaiterId {
         match &self.taken {
             Some((known, waiter)) if Arc::ptr_eq(known, owner) => *waiter,
             _ => self.taken.insert((owner.clone(), owner.next.fetch_add(1, Relaxed))).1,
@@ -160,7 +165,7 @@ impl Owner {
     /// Starts the task on the current runtime. At most `bound` requests wait.
     pub fn start(bound: usize) -> Arc<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
-        let queued = Arc::new(AtomicUsize::new(0));
+        let (queued, loads) = (Arc::new(AtomicUsize::new(0)), Arc::<Loads>::default());
         let (sharing, shared) = watch::channel(Vec::new());
         let tell = messages.downgrade();
         tokio::spawn(share::watch(shared, move |runner, slots, asked| {
@@ -172,13 +177,14 @@ impl Owner {
             slots: HashMap::new(),
             shared: HashMap::new(),
             loading: Loading::default(),
+            loads: loads.clone(),
             messages: messages.downgrade(),
             replies: HashMap::new(),
             queued: queued.clone(),
         };
         tokio::spawn(task.run(inbox));
         let retries = RetryBudget::new(Instant::now());
-        let owner = Arc::new(Self { health: Health::new(), retries, messages, queued, next: AtomicU64::new(0) });
+        let owner = Arc::new(Self { health: Health::new(), retries, messages, queued, loads, next: AtomicU64::new(0) });
         tokio::spawn(health::run(Arc::downgrade(&owner)));
         owner
     }
@@ -206,10 +212,10 @@ impl Owner {
             Err(Busy::Full) => {}
         }
         let (reply, verdict) = oneshot::channel();
-        let waiter = place.of(self);
+        let waiter = place.at(self);
         place.waits = true;
-        let (class, target, owner) = (place.class, target.clone(), self.clone());
-        self.send(Message::Arrive { waiter, class, target, until, exclude, reply, owner });
+        let (class, with, target, owner) = (place.class, place.with.clone(), target.clone(), self.clone());
+        self.send(Message::Arrive { waiter, class, with, target, until, exclude, reply, owner });
         let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
         place.waits = false;
         verdict
@@ -243,6 +249,13 @@ impl Owner {
     }
 }
 
+/// Who waits.
+struct Asker {
+    reply: oneshot::Sender<Verdict>,
+    owner: Arc<Owner>,
+    with: LoadWith,
+}
+
 struct Task {
     core: Scheduler,
     slots: HashMap<SlotId, Arc<Slots>>,
@@ -251,8 +264,9 @@ struct Task {
     /// For who asks the replicas what they hold.
     sharing: watch::Sender<Vec<Sharing>>,
     loading: Loading,
+    loads: Arc<Loads>,
     messages: mpsc::WeakUnboundedSender<Message>,
-    replies: HashMap<WaiterId, (oneshot::Sender<Verdict>, Arc<Owner>)>,
+    replies: HashMap<WaiterId, Asker>,
     queued: Arc<AtomicUsize>,
 }
 
@@ -294,9 +308,9 @@ impl Task {
                     self.on(Event::Slot(slot, view));
                 }
             }
-            Some(Message::Arrive { waiter, class, target, until, exclude, reply, owner }) => {
+            Some(Message::Arrive { waiter, class, with, target, until, exclude, reply, owner }) => {
                 self.slots.extend(target.slots().iter().map(|slots| (slots.id(), slots.clone())));
-                self.replies.insert(waiter, (reply, owner));
+                self.replies.insert(waiter, Asker { reply, owner, with });
                 let slots = target.ids.clone();
                 self.on(Event::Arrive(Arrival { waiter, class, target: target.id(), slots, until, exclude }));
             }
@@ -349,7 +363,7 @@ impl Task {
                     }
                     Action::Dispatch(waiter, slot) => {
                         let slots = self.slot(slot).cloned();
-                        if let (Some(slots), Some((reply, owner))) = (slots, self.replies.remove(&waiter)) {
+                        if let (Some(slots), Some(Asker { reply, owner, .. })) = (slots, self.replies.remove(&waiter)) {
                             slots.word.take_behind_gate();
                             // Where the request has left meanwhile, this drops the permit, which gives the slot back.
                             let _ = reply.send(Verdict::Go(Permit { slots, owner }));
@@ -360,7 +374,7 @@ impl Task {
                             slots.word.set_home(home);
                         }
                     }
-                    Action::Load(slot) => self.load(slot),
+                    Action::Load(slot, waiter) => self.load(slot, waiter),
                     Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
                     Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
                 }
@@ -373,11 +387,14 @@ impl Task {
     }
 
     /// Loads a group's weights. Nobody's departure ends that: Ollama ties a load to who asked for it.
-    fn load(&self, slot: SlotId) {
+    fn load(&self, slot: SlotId, waiter: Option<WaiterId>) {
         let Some(slots) = self.shared.get(&slot).cloned() else { return };
-        let (loading, messages) = (self.loading.clone(), self.messages.clone());
+        let with =
+            waiter.and_then(|waiter| self.replies.get(&waiter)).map(|asker| asker.with.clone()).unwrap_or_default();
+        let (loading, loads, messages) = (self.loading.clone(), self.loads.clone(), self.messages.clone());
         tokio::spawn(async move {
-            let took = loading.load(slots).await;
+            let took = loading.load(&slots, &with).await;
+            loads.count(took);
             if let Some(messages) = messages.upgrade() {
                 let _ = messages.send(Message::Loaded(slot, took));
             }
@@ -385,7 +402,7 @@ impl Task {
     }
 
     fn reply(&mut self, waiter: WaiterId, verdict: Verdict) {
-        if let Some((reply, _)) = self.replies.remove(&waiter) {
+        if let Some(Asker { reply, .. }) = self.replies.remove(&waiter) {
             let _ = reply.send(verdict);
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
@@ -11,8 +12,9 @@ use tutti_api::{PoolSpec, canonical};
 
 use super::core::{Batching, RunnerId, SlotId};
 use super::slots::Slots;
-use crate::classify::Pins;
-use crate::{fetch, inventory};
+use crate::classify::{LoadWith, Pins};
+use crate::replica::Replica;
+use crate::{fetch, inventory, weights};
 
 /// A runner of a replica, and the slots that exclude each other there.
 #[derive(Clone, Debug)]
@@ -22,6 +24,12 @@ pub struct Sharing {
 }
 
 impl Sharing {
+    /// Whose weights the runner has, as far as is known, on this replica.
+    pub(crate) fn loaded_on(&self, replica: &Replica) -> Option<&str> {
+        let mut here = self.slots.iter().filter(|slots| std::ptr::eq(replica, &raw const *slots.replica));
+        here.find(|slots| !slots.view().away).map(|slots| &*slots.name)
+    }
+
     /// That of a base on a replica.
     pub fn new(replica: u64, base: &str, slots: Vec<Arc<Slots>>) -> Self {
         let mut hasher = DefaultHasher::new();
@@ -64,29 +72,30 @@ impl Terms {
 impl Loading {
     /// Has a replica load a group's weights, and nothing else: a request without a prompt (Ollama's API, "Load a model").
     /// `None`: it did not.
-    pub(super) async fn load(self, slots: Arc<Slots>) -> Option<Duration> {
+    pub(super) async fn load(self, slots: &Slots, with: &LoadWith) -> Option<Duration> {
         let begun = Instant::now();
-        let body = |more: &[(&str, Value)]| {
+        let body = |name: &str, value: Value| {
             let mut body = Map::new();
             body.insert("model".to_owned(), Value::from(&*slots.name));
-            body.extend(more.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-            let options: Map<String, Value> = (self.pins.options())
-                .filter_map(|(name, json)| Some((name.to_owned(), serde_json::from_str(json).ok()?)))
-                .collect();
+            body.insert(name.to_owned(), value);
+            let mut options = with.options.as_deref().map(runner_options).unwrap_or_default();
+            let pinned = self.pins.options();
+            options.extend(pinned.filter_map(|(name, json)| Some((name.to_owned(), serde_json::from_str(json).ok()?))));
             if !options.is_empty() {
                 body.insert("options".to_owned(), Value::Object(options));
             }
-            if let Some(keep_alive) = self.pins.keep_alive().and_then(|json| serde_json::from_str(json).ok()) {
+            let keep_alive = self.pins.keep_alive().map(str::as_bytes).or(with.keep_alive.as_deref());
+            if let Some(keep_alive) = keep_alive.and_then(|json| serde_json::from_slice(json).ok()) {
                 body.insert("keep_alive".to_owned(), keep_alive);
             }
             Value::Object(body).to_string()
         };
         let post = |path: &'static str, body: String| fetch::post(&slots.replica, path, body, self.within);
-        let generate = post("/api/generate", body(&[("stream", Value::from(false))])).await;
+        let generate = post("/api/generate", body("stream", Value::from(false))).await;
         let loaded = match generate {
             // A model that only embeds.
             Ok(answer) if answer.status == http::StatusCode::BAD_REQUEST => {
-                post("/api/embed", body(&[("input", Value::Array(Vec::new()))])).await
+                post("/api/embed", body("input", Value::Array(Vec::new()))).await
             }
             other => other,
         };
@@ -101,6 +110,47 @@ impl Loading {
                 None
             }
         }
+    }
+}
+
+/// Of a client's options those that a runner is started with.
+fn runner_options(json: &[u8]) -> Map<String, Value> {
+    let mut options: Map<String, Value> = serde_json::from_slice(json).unwrap_or_default();
+    options.retain(|name, value| {
+        weights::PARAMETERS.contains(&name.as_str()) && (value.is_number() || value.is_boolean())
+    });
+    options
+}
+
+/// How often weights were loaded, and how long that took.
+#[derive(Debug, Default)]
+pub(crate) struct Loads {
+    done: AtomicU64,
+    failed: AtomicU64,
+    micros: AtomicU64,
+}
+
+impl Loads {
+    pub(super) fn count(&self, took: Option<Duration>) {
+        match took {
+            Some(took) => {
+                self.done.fetch_add(1, Relaxed);
+                self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Relaxed);
+            }
+            None => {
+                self.failed.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// By outcome.
+    pub(crate) fn told(&self) -> [(&'static str, u64); 2] {
+        [("loaded", self.done.load(Relaxed)), ("failed", self.failed.load(Relaxed))]
+    }
+
+    /// Microseconds of those that were done.
+    pub(crate) fn micros(&self) -> u64 {
+        self.micros.load(Relaxed)
     }
 }
 

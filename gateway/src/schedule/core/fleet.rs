@@ -110,7 +110,7 @@ impl Fleet {
                         view.closed = false;
                     }
                     Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
-                    Action::Load(slot) => {
+                    Action::Load(slot, _) => {
                         let first = slot / self.plan.groups * self.plan.groups;
                         let busy = (first..first + self.plan.groups).any(|slot| self.views[&slot].in_flight > 0);
                         assert!(!busy, "loaded beside work");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tutti_api::Priority;
 
-use super::{LineId, SlotId};
+use super::{LineId, SlotId, WaiterId};
 
 /// A runner, by number.
 pub type RunnerId = u64;
@@ -74,6 +74,8 @@ pub(super) struct Runner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) slot: SlotId,
+    /// Who is the first of it.
+    pub(super) first: WaiterId,
     /// Its best class, and since when its oldest waits.
     pub(super) class: Priority,
     pub(super) oldest: Instant,

@@ -118,7 +118,8 @@ impl Scheduler {
             actions.push(Action::Home(loaded, false));
             self.release(loaded, actions);
         }
-        actions.push(Action::Load(next.slot));
+        let has_failed = self.runners.get(&id).is_some_and(|runner| runner.failures.contains_key(&next.slot));
+        actions.push(Action::Load(next.slot, Some(next.first).filter(|_| !has_failed)));
     }
 
     /// A load has ended.
@@ -255,9 +256,9 @@ impl Scheduler {
             if runner.loaded == Some(*slot) || view.limit == 0 || view.suspect {
                 return None;
             }
-            let (class, _) = *line.waiters.first()?;
+            let (class, first) = *line.waiters.first()?;
             let oldest = self.oldest(line)?;
-            Some((Next { slot: *slot, class, oldest, late: oldest + max_wait <= now }, line))
+            Some((Next { slot: *slot, first, class, oldest, late: oldest + max_wait <= now }, line))
         };
         let mut all: Vec<(Next, &Line)> = runner.lines.iter().filter_map(waits).collect();
         all.sort_by_key(|(next, _)| next.rank());

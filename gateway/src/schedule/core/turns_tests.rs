@@ -76,7 +76,7 @@ impl World {
                 assert!(std::mem::replace(&mut self.views.get_mut(&slot).unwrap().closed, false), "opened twice");
             }
             Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
-            Action::Load(slot) => {
+            Action::Load(slot, _) => {
                 assert!(!self.running.iter().any(|running| runner(*running) == runner(slot)), "loaded beside work");
                 assert!(self.loading.insert(runner(slot), slot).is_none(), "two loads at once");
                 self.held.insert(runner(slot), None);
