@@ -20,6 +20,8 @@ use crate::weights::Known;
 
 /// How long it may take to answer.
 const WITHIN: Duration = Duration::from_secs(2);
+/// Most models that one replica is asked about at a time.
+const ASKED_ABOUT: usize = 500;
 /// How many are asked at once. Unit: replicas.
 const AT_ONCE: usize = 256;
 
@@ -115,10 +117,24 @@ fn version(replica: &Replica, body: &[u8]) {
 
 async fn tags(replica: &Replica, known: &Known) -> Option<Vec<Available>> {
     let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
-    let mut available = Vec::new();
+    let (mut available, mut asks) = (Vec::new(), ASKED_ABOUT);
     for entry in listed(&fetched.body)? {
         let Some(name) = entry["name"].as_str().map(str::to_owned) else { continue };
-        let weights = known.of(replica, &entry, WITHIN).await;
+        let weights = match known.known(&entry) {
+            Some(weights) => weights,
+            // One that does not answer holds up nothing; the others are asked for the next time.
+            None if asks > 0 => match known.ask(replica, &entry, WITHIN).await {
+                Ok(weights) => {
+                    asks -= 1;
+                    weights
+                }
+                Err(_) => {
+                    asks = 0;
+                    None
+                }
+            },
+            None => None,
+        };
         available.push(Available { name, entry, weights });
     }
     Some(sorted(available))

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::fetch;
+use crate::fetch::{self, Unfetched};
 use crate::replica::Replica;
 
 /// Most digests that are known at a time; beyond, all are asked for again.
@@ -62,26 +62,37 @@ fn blob(path: &str) -> &str {
 pub(crate) struct Known(Mutex<HashMap<Box<str>, Option<Arc<Weights>>>>);
 
 impl Known {
-    /// What a model in a replica's `/api/tags` is made of; asked for where it is not known. `None` where the replica does
-    /// not say.
-    pub(crate) async fn of(&self, replica: &Replica, entry: &Value, within: Duration) -> Option<Arc<Weights>> {
-        let (name, digest) = (entry["name"].as_str()?, entry["digest"].as_str()?);
-        if let Some(known) = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
-            return known.clone();
-        }
-        let body = json!({ "model": name }).to_string();
-        let shown = fetch::post(replica, "/api/show", body, within).await.ok()?;
+    /// What a model in a replica's `/api/tags` is made of, where that is known; within, `None` where the replica does not say.
+    pub(crate) fn known(&self, entry: &Value) -> Option<Option<Arc<Weights>>> {
+        let digest = entry["digest"].as_str().unwrap_or_default();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    }
+
+    /// Asks the replica.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(crate) async fn ask(
+        &self,
+        replica: &Replica,
+        entry: &Value,
+        within: Duration,
+    ) -> Result<Option<Arc<Weights>>, Unfetched> {
+        let body = json!({ "model": entry["name"] }).to_string();
+        let shown = fetch::post(replica, "/api/show", body, within).await?;
         if !shown.status.is_success() {
-            return None;
+            return Ok(None); // it may say another time
         }
-        let shown: Value = serde_json::from_slice(&shown.body).ok()?;
+        let shown: Value = serde_json::from_slice(&shown.body).unwrap_or_default();
         let weights = shown["modelfile"].as_str().and_then(Weights::read).map(Arc::new);
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MOST {
-            known.clear();
+        if let Some(digest) = entry["digest"].as_str() {
+            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(digest.into(), weights.clone());
         }
-        known.insert(digest.into(), weights.clone());
-        weights
+        Ok(weights)
     }
 }
 

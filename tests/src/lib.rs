@@ -41,7 +41,8 @@ pub fn simulator_with(config: Config) -> Running {
 
 /// What reached a replica at an inference path: not the gateway's own questions.
 pub fn inference(seen: &[Seen]) -> Vec<Seen> {
-    seen.iter().filter(|seen| seen.method == "POST").cloned().collect()
+    let is_own = |seen: &Seen| seen.path == "/api/show" && !seen.headers.iter().any(|(name, _)| name == "x-request-id");
+    seen.iter().filter(|seen| seen.method == "POST" && !is_own(seen)).cloned().collect()
 }
 
 /// Waits until exactly `count` inference requests have reached the replica in full; yields them.

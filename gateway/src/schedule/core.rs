@@ -23,6 +23,9 @@ pub use self::runner::{Batching, RunnerId};
 use super::View;
 use crate::errors::Code;
 
+/// How often it is looked whether the weights for a request are still being loaded that has waited long enough else.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// A waiting request. Numbers rise with the order of arrival.
 pub type WaiterId = u64;
 /// The slots of one group on one replica.
@@ -41,8 +44,8 @@ pub enum Event {
     Slot(SlotId, View),
     /// A new table took effect.
     Table(Tables),
-    /// A load that was asked for has ended, after so long; `None`: it failed.
-    Loaded(SlotId, Option<Duration>),
+    /// A load that was asked for has ended, after so long, or failed.
+    Loaded(SlotId, Result<Duration, Code>),
     /// A replica says whose weights a runner has; it was asked then. Told only where nothing of ours runs there: our own
     /// requests bring their weights with them.
     Resident(RunnerId, Vec<SlotId>, Instant),
@@ -89,9 +92,16 @@ pub enum Action {
     Dispatch(WaiterId, SlotId),
     /// Whether the weights of these slots are in memory: where not, nobody takes any for himself.
     Home(SlotId, bool),
-    /// Have the replica load the weights of these slots, as the waiter wants them, and answer with [`Event::Loaded`]. `None`:
-    /// as nobody in particular wants them, for that has failed.
-    Load(SlotId, Option<WaiterId>),
+    /// Have the replica load the weights of these slots, for this waiter, and answer with [`Event::Loaded`]. Plainly: not as he
+    /// wants them, for that has failed.
+    Load {
+        /// Whose weights.
+        slot: SlotId,
+        /// The first who waits for them.
+        waiter: WaiterId,
+        /// Whether what he wants of the load shall be left aside.
+        plainly: bool,
+    },
     /// Refuse the waiter.
     Reject(WaiterId, Code),
     /// The waiter's target is gone: it shall read the table again.
@@ -196,11 +206,20 @@ impl Scheduler {
                 }
             }
             Event::Table(tables) => self.table(tables, now, actions),
-            Event::Loaded(slot, took) => self.loaded(slot, took, now, actions),
+            Event::Loaded(slot, ended) => self.loaded(slot, ended, now, actions),
             Event::Resident(runner, slots, asked) => self.resident(runner, &slots, asked, now, actions),
             Event::Tick => {}
         }
-        while let Some((_, waiter)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
+        while let Some((until, waiter)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
+            if self.is_loading_for(waiter, now) {
+                let later = now + LOOK_AGAIN;
+                self.deadlines.remove(&(until, waiter));
+                self.deadlines.insert((later, waiter));
+                if let Some(waiting) = self.waiting.get_mut(&waiter) {
+                    waiting.until = later;
+                }
+                continue;
+            }
             self.leave(waiter, actions);
             actions.push(Action::Reject(waiter, Code::QueueTimeout));
         }
@@ -238,7 +257,8 @@ impl Scheduler {
         if slots.is_empty() {
             return actions.push(Action::Reject(waiter, Code::NoReplica));
         }
-        if self.waiting.len() >= self.bound {
+        // Who waits for weights alone is in nobody's queue.
+        if self.waiting.len() >= self.bound && !slots.iter().any(|slot| self.is_uncontested(*slot)) {
             return actions.push(Action::Reject(waiter, Code::QueueFull));
         }
         let others = |exclude: SlotId| slots.iter().copied().filter(move |slot| *slot != exclude);

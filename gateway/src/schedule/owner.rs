@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tutti_api::Priority;
 
 use super::core::{Action, Arrival, Event, RunnerId, Scheduler, SlotId, Tables, WaiterId};
-use super::share::{self, Loading, Loads, Sharing, Terms};
+use super::share::{self, Loading, Loads, NotLoaded, Sharing, Terms};
 use super::slots::{Slots, Target};
 use super::word::Busy;
 use crate::classify::LoadWith;
@@ -92,7 +92,7 @@ pub struct Owner {
     messages: mpsc::UnboundedSender<Message>,
     queued: Arc<AtomicUsize>,
     /// How often weights were loaded for those who waited.
-    pub(crate) loads: Arc<Loads>,
+    pub(crate) loads: Loads,
     next: AtomicU64,
 }
 
@@ -124,7 +124,7 @@ enum Message {
         done: oneshot::Sender<()>,
     },
     /// A load of a group's weights has ended.
-    Loaded(SlotId, Option<Duration>),
+    Loaded(SlotId, Result<Duration, Code>),
     /// A replica says whose weights a runner has; it was asked then.
     Resident(RunnerId, Vec<SlotId>, Instant),
 }
@@ -165,7 +165,7 @@ impl Owner {
     /// Starts the task on the current runtime. At most `bound` requests wait.
     pub fn start(bound: usize) -> Arc<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
-        let (queued, loads) = (Arc::new(AtomicUsize::new(0)), Arc::<Loads>::default());
+        let queued = Arc::new(AtomicUsize::new(0));
         let (sharing, shared) = watch::channel(Vec::new());
         let tell = messages.downgrade();
         tokio::spawn(share::watch(shared, move |runner, slots, asked| {
@@ -177,14 +177,19 @@ impl Owner {
             slots: HashMap::new(),
             shared: HashMap::new(),
             loading: Loading::default(),
-            loads: loads.clone(),
-            messages: messages.downgrade(),
             replies: HashMap::new(),
             queued: queued.clone(),
         };
         tokio::spawn(task.run(inbox));
         let retries = RetryBudget::new(Instant::now());
-        let owner = Arc::new(Self { health: Health::new(), retries, messages, queued, loads, next: AtomicU64::new(0) });
+        let owner = Arc::new(Self {
+            health: Health::new(),
+            retries,
+            messages,
+            queued,
+            loads: Loads::default(),
+            next: AtomicU64::new(0),
+        });
         tokio::spawn(health::run(Arc::downgrade(&owner)));
         owner
     }
@@ -264,8 +269,6 @@ struct Task {
     /// For who asks the replicas what they hold.
     sharing: watch::Sender<Vec<Sharing>>,
     loading: Loading,
-    loads: Arc<Loads>,
-    messages: mpsc::WeakUnboundedSender<Message>,
     replies: HashMap<WaiterId, Asker>,
     queued: Arc<AtomicUsize>,
 }
@@ -374,7 +377,7 @@ impl Task {
                             slots.word.set_home(home);
                         }
                     }
-                    Action::Load(slot, waiter) => self.load(slot, waiter),
+                    Action::Load { slot, waiter, plainly } => self.load(slot, waiter, plainly),
                     Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
                     Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
                 }
@@ -387,17 +390,22 @@ impl Task {
     }
 
     /// Loads a group's weights. Nobody's departure ends that: Ollama ties a load to who asked for it.
-    fn load(&self, slot: SlotId, waiter: Option<WaiterId>) {
-        let Some(slots) = self.shared.get(&slot).cloned() else { return };
-        let with =
-            waiter.and_then(|waiter| self.replies.get(&waiter)).map(|asker| asker.with.clone()).unwrap_or_default();
-        let (loading, loads, messages) = (self.loading.clone(), self.loads.clone(), self.messages.clone());
+    fn load(&self, slot: SlotId, waiter: WaiterId, plainly: bool) {
+        let (Some(slots), Some(asker)) = (self.shared.get(&slot).cloned(), self.replies.get(&waiter)) else { return };
+        let with = if plainly { LoadWith::default() } else { asker.with.clone() };
+        let (loading, owner) = (self.loading.clone(), asker.owner.clone());
         tokio::spawn(async move {
-            let took = loading.load(&slots, &with).await;
-            loads.count(took);
-            if let Some(messages) = messages.upgrade() {
-                let _ = messages.send(Message::Loaded(slot, took));
+            let sent = Instant::now();
+            let ended = loading.load(&slots, &with).await;
+            owner.loads.count(ended.as_ref().ok().copied());
+            match &ended {
+                Err(NotLoaded { cause: Some(cause), .. }) => {
+                    health::hear(&owner, HealthEvent::Failed(slot, *cause, sent));
+                }
+                Err(NotLoaded { code: Code::NoReplica, .. }) => health::unreachable(&owner, &slots.replica),
+                _ => {}
             }
+            owner.send(Message::Loaded(slot, ended.map_err(|not| not.code)));
         });
     }
 

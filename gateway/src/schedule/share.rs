@@ -13,6 +13,11 @@ use tutti_api::{PoolSpec, canonical};
 use super::core::{Batching, RunnerId, SlotId};
 use super::slots::Slots;
 use crate::classify::{LoadWith, Pins};
+use crate::errors::Code;
+use crate::exchange::NoHead;
+use crate::fetch::Unfetched;
+use crate::health::Cause;
+use crate::limits::Seldom;
 use crate::replica::Replica;
 use crate::{fetch, inventory, weights};
 
@@ -63,6 +68,7 @@ impl Terms {
             batching: Batching {
                 max_wait: spec.batching.max_wait.duration(),
                 quantum: spec.batching.quantum.duration(),
+                cold_wait: spec.queue.cold_wait.get(),
             },
             loading: Loading { pins: Pins::of(spec), within: spec.timeouts.first_byte.get() },
         }
@@ -71,8 +77,11 @@ impl Terms {
 
 impl Loading {
     /// Has a replica load a group's weights, and nothing else: a request without a prompt (Ollama's API, "Load a model").
-    /// `None`: it did not.
-    pub(super) async fn load(self, slots: &Slots, with: &LoadWith) -> Option<Duration> {
+    ///
+    ///
+    /// # Errors
+    /// Why it did not.
+    pub(super) async fn load(self, slots: &Slots, with: &LoadWith) -> Result<Duration, NotLoaded> {
         let begun = Instant::now();
         let body = |name: &str, value: Value| {
             let mut body = Map::new();
@@ -99,18 +108,44 @@ impl Loading {
             }
             other => other,
         };
-        match loaded {
-            Ok(answer) if answer.status.is_success() => Some(begun.elapsed()),
+        let not = match loaded {
+            Ok(answer) if answer.status.is_success() => return Ok(begun.elapsed()),
+            // What it says of itself, as of any request (`handle::attempt`). A 400 says nothing of it.
             Ok(answer) => {
-                tracing::warn!(replica = %slots.replica.url, model = %slots.name, status = %answer.status, "a model is not loaded");
-                None
+                let cause = match answer.status.as_u16() {
+                    404 => Some(Cause::Missing),
+                    503 => Some(Cause::Busy),
+                    500.. => Some(Cause::Error),
+                    _ => None,
+                };
+                NotLoaded { code: Code::UpstreamError, cause, why: format!("the replica answered {}", answer.status) }
             }
-            Err(error) => {
-                tracing::warn!(replica = %slots.replica.url, model = %slots.name, %error, "a model is not loaded");
-                None
-            }
+            Err(Unfetched::NoHead(NoHead::Connect(why))) => NotLoaded { code: Code::NoReplica, cause: None, why },
+            Err(Unfetched::NoHead(NoHead::Local(why))) => NotLoaded { code: Code::Overloaded, cause: None, why },
+            Err(Unfetched::Late(after)) => NotLoaded {
+                code: Code::UpstreamTimeout,
+                cause: Some(Cause::Silent),
+                why: format!("no answer within {after:?}"),
+            },
+            Err(error) => NotLoaded { code: Code::UpstreamError, cause: Some(Cause::Closed), why: error.to_string() },
+        };
+        static NOT: Seldom = Seldom::new();
+        if let Some(unsaid) = NOT.say() {
+            let (replica, model, why) = (&*slots.replica.url, &*slots.name, &*not.why);
+            tracing::warn!(replica, model, why, unsaid, "a model is not loaded");
         }
+        Err(not)
     }
+}
+
+/// Why weights were not loaded.
+#[derive(Debug)]
+pub(super) struct NotLoaded {
+    /// What those are told who wait for them.
+    pub(super) code: Code,
+    /// What it says of the replica, or of the model there.
+    pub(super) cause: Option<Cause>,
+    why: String,
 }
 
 /// Of a client's options those that a runner is started with.

@@ -110,7 +110,7 @@ impl Fleet {
                         view.closed = false;
                     }
                     Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
-                    Action::Load(slot, _) => {
+                    Action::Load { slot, .. } => {
                         let first = slot / self.plan.groups * self.plan.groups;
                         let busy = (first..first + self.plan.groups).any(|slot| self.views[&slot].in_flight > 0);
                         assert!(!busy, "loaded beside work");
@@ -177,7 +177,7 @@ impl Fleet {
             match what {
                 What::Ask(group) => self.ask(group),
                 What::Tick => self.on(Event::Tick),
-                What::Loaded(slot) => self.on(Event::Loaded(slot, Some(self.plan.load))),
+                What::Loaded(slot) => self.on(Event::Loaded(slot, Ok(self.plan.load))),
                 What::Done(slot, waiter) => {
                     let view = self.views.get_mut(&slot).unwrap();
                     view.in_flight -= 1;
@@ -203,7 +203,7 @@ const OLLAMA: Plan = Plan {
     slots: 1,
     load: Duration::from_millis(260),
     service: Duration::from_millis(8),
-    batching: Batching { max_wait: Some(Duration::from_secs(1)), quantum: None },
+    batching: Batching { max_wait: Some(Duration::from_secs(1)), quantum: None, cold_wait: Duration::ZERO },
 };
 
 #[test]

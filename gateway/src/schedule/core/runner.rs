@@ -17,6 +17,8 @@ pub struct Batching {
     pub max_wait: Option<Duration>,
     /// How long a group serves while others wait; `None`: by what loads take.
     pub quantum: Option<Duration>,
+    /// How long a request may wait whose weights are being loaded, in all.
+    pub cold_wait: Duration,
 }
 
 /// What a load is taken to last before one was measured.

@@ -75,7 +75,7 @@ impl World {
                         self.leave(waiter);
                         self.ended.push((waiter, code));
                     }
-                    Action::Home(..) | Action::Load(..) => panic!("no slot shares a runner"),
+                    Action::Home(..) | Action::Load { .. } => panic!("no slot shares a runner"),
                     Action::Reroute(waiter) => {
                         self.leave(waiter).expect("rerouted, and does not wait");
                     }

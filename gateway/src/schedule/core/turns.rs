@@ -17,6 +17,13 @@ impl Scheduler {
         runner.is_none_or(|runner| runner.serves(slot))
     }
 
+    /// Whether it is the weights alone that are missing: nobody waits for the runner of these slots.
+    pub(super) fn is_uncontested(&self, slot: SlotId) -> bool {
+        let runner = self.shares.get(&slot).and_then(|runner| self.runners.get(runner));
+        let is_away = |runner: &Runner| runner.loaded != Some(slot) && runner.loading.is_none();
+        runner.is_some_and(|runner| is_away(runner) && runner.lines.is_empty())
+    }
+
     /// Takes note of which slots share runners now. What was alone with its runner has it still.
     pub(super) fn share(&mut self, shared: Vec<(RunnerId, Vec<SlotId>)>, now: Instant, actions: &mut Vec<Action>) {
         let mut former = std::mem::take(&mut self.runners);
@@ -39,9 +46,40 @@ impl Scheduler {
             actions.push(Action::Home(slot, true));
         }
         self.alarms.retain(|(_, id)| self.runners.contains_key(id));
+        self.hold_anew(actions);
         let ids: Vec<RunnerId> = self.runners.keys().copied().collect();
         for id in ids {
             self.take_turns(id, now, actions);
+        }
+    }
+
+    /// Finds out anew who waits for which runner, and which gates are closed for that.
+    fn hold_anew(&mut self, actions: &mut Vec<Action>) {
+        let held: Vec<SlotId> = self.slots.iter().filter(|(_, known)| known.held).map(|(slot, _)| *slot).collect();
+        for slot in &held {
+            if let Some(known) = self.slots.get_mut(slot) {
+                known.held = false;
+            }
+        }
+        let mut loaded = Vec::new();
+        for runner in self.runners.values_mut() {
+            let waiting = runner.slots.iter().filter_map(|slot| Some((slot, &self.slots.get(slot)?.lines)));
+            runner.lines = waiting.flat_map(|(slot, lines)| lines.iter().map(|line| (*line, *slot))).collect();
+            if runner.lines.is_empty() {
+                (runner.since, runner.stopping) = (None, false);
+            } else {
+                loaded.extend(runner.loaded.map(|slot| (slot, held.contains(&slot))));
+            }
+        }
+        for (slot, was_held) in loaded {
+            if was_held {
+                self.slots.entry(slot).or_default().held = true;
+            } else {
+                self.hold(slot, actions);
+            }
+        }
+        for slot in held {
+            self.open(slot, actions);
         }
     }
 
@@ -118,41 +156,61 @@ impl Scheduler {
             actions.push(Action::Home(loaded, false));
             self.release(loaded, actions);
         }
-        let has_failed = self.runners.get(&id).is_some_and(|runner| runner.failures.contains_key(&next.slot));
-        actions.push(Action::Load(next.slot, Some(next.first).filter(|_| !has_failed)));
+        let plainly = self.runners.get(&id).is_some_and(|runner| runner.failures.contains_key(&next.slot));
+        actions.push(Action::Load { slot: next.slot, waiter: next.first, plainly });
     }
 
     /// A load has ended.
-    pub(super) fn loaded(&mut self, slot: SlotId, took: Option<Duration>, now: Instant, actions: &mut Vec<Action>) {
+    pub(super) fn loaded(
+        &mut self,
+        slot: SlotId,
+        ended: Result<Duration, Code>,
+        now: Instant,
+        actions: &mut Vec<Action>,
+    ) {
         let Some(id) = self.shares.get(&slot).copied() else { return };
         let Some(runner) = self.runners.get_mut(&id).filter(|runner| runner.loading == Some(slot)) else { return };
-        runner.ended(slot, took, now);
-        if took.is_some() {
-            runner.failures.remove(&slot);
-            actions.push(Action::Home(slot, true));
-            if !runner.lines.is_empty() {
-                self.hold(slot, actions);
-            }
-        } else {
-            let failures = runner.failures.entry(slot).or_default();
-            *failures += 1;
-            if *failures >= LOADS {
+        runner.ended(slot, ended.ok(), now);
+        match ended {
+            Ok(_) => {
                 runner.failures.remove(&slot);
-                self.refuse(slot, actions);
+                actions.push(Action::Home(slot, true));
+                if !runner.lines.is_empty() {
+                    self.hold(slot, actions);
+                }
+            }
+            Err(code) => {
+                let failures = runner.failures.entry(slot).or_default();
+                *failures += 1;
+                if *failures >= LOADS {
+                    runner.failures.remove(&slot);
+                    self.refuse(slot, code, actions);
+                }
             }
         }
         self.take_turns(id, now, actions);
     }
 
     /// A group cannot be loaded: refuses those who could only have had it here.
-    fn refuse(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
+    fn refuse(&mut self, slot: SlotId, code: Code, actions: &mut Vec<Action>) {
         let lines = self.slots.get(&slot).map(|slot| slot.lines.clone()).unwrap_or_default();
         let only = lines.iter().filter_map(|id| self.lines.get(id)).filter(|line| *line.slots == [slot]);
         let waiters: Vec<WaiterId> = only.flat_map(|line| line.waiters.iter().map(|(_, waiter)| *waiter)).collect();
         for waiter in waiters {
             self.leave(waiter, actions);
-            actions.push(Action::Reject(waiter, Code::UpstreamError));
+            actions.push(Action::Reject(waiter, code));
         }
+    }
+
+    /// Whether the weights that a waiter waits for are being loaded, and that may go on for longer than he may wait else.
+    pub(super) fn is_loading_for(&self, waiter: WaiterId, now: Instant) -> bool {
+        let Some(waiting) = self.waiting.get(&waiter) else { return false };
+        let is_loading = |slot: &SlotId| {
+            let runner = self.shares.get(slot).and_then(|id| self.runners.get(id));
+            runner.is_some_and(|runner| runner.loading == Some(*slot))
+        };
+        let line = self.lines.get(&waiting.line);
+        waiting.since + self.batching.cold_wait > now && line.is_some_and(|line| line.slots.iter().any(is_loading))
     }
 
     /// A replica says whose weights a runner has. What it said before the last load is old.
@@ -240,6 +298,12 @@ impl Scheduler {
         having == 0 || runner.service() * waiting > 2 * runner.load() * at_once
     }
 
+    /// Whether a line has slots that are not suspect; else a suspect one is better than to wait.
+    fn has_better(&self, line: &Line) -> bool {
+        let view = |slot: &SlotId| self.slots.get(slot)?.view;
+        line.slots.iter().filter_map(view).any(|view| !view.suspect && view.limit > 0)
+    }
+
     /// Since when the oldest in a line waits.
     fn oldest(&self, line: &Line) -> Option<Instant> {
         let first = |class| line.waiters.range((class, 0)..=(class, WaiterId::MAX)).next();
@@ -253,7 +317,7 @@ impl Scheduler {
         let waits = |(id, slot): &(LineId, SlotId)| {
             let line = self.lines.get(id)?;
             let view = self.slots.get(slot)?.view?;
-            if runner.loaded == Some(*slot) || view.limit == 0 || view.suspect {
+            if runner.loaded == Some(*slot) || view.limit == 0 || (view.suspect && self.has_better(line)) {
                 return None;
             }
             let (class, first) = *line.waiters.first()?;

@@ -49,7 +49,8 @@ impl World {
 
     fn table(&mut self) {
         let runners = (0..RUNNERS).map(|at| (at, (at * GROUPS..(at + 1) * GROUPS).collect())).collect();
-        let batching = Batching { max_wait: Some(Duration::from_secs(4)), quantum: Some(Duration::from_secs(2)) };
+        let (max_wait, quantum) = (Some(Duration::from_secs(4)), Some(Duration::from_secs(2)));
+        let batching = Batching { max_wait, quantum, cold_wait: Duration::ZERO };
         self.on(Event::Table(Tables { live: (0..GROUPS).collect(), runners, batching }));
     }
 
@@ -76,7 +77,7 @@ impl World {
                 assert!(std::mem::replace(&mut self.views.get_mut(&slot).unwrap().closed, false), "opened twice");
             }
             Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
-            Action::Load(slot, _) => {
+            Action::Load { slot, .. } => {
                 assert!(!self.running.iter().any(|running| runner(*running) == runner(slot)), "loaded beside work");
                 assert!(self.loading.insert(runner(slot), slot).is_none(), "two loads at once");
                 self.held.insert(runner(slot), None);
@@ -150,7 +151,7 @@ impl World {
         };
         self.loading.remove(&at);
         self.held.insert(at, well.then_some(slot));
-        self.on(Event::Loaded(slot, well.then_some(Duration::from_secs(1))));
+        self.on(Event::Loaded(slot, if well { Ok(Duration::from_secs(1)) } else { Err(Code::UpstreamError) }));
     }
 
     fn pass(&mut self, millis: u64) {
