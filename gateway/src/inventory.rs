@@ -1,7 +1,7 @@
 //! What a replica has, in the words of its engine.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, StatusCode};
 use serde_json::{Value, json};
@@ -117,13 +117,13 @@ fn version(replica: &Replica, body: &[u8]) {
 
 async fn tags(replica: &Replica, known: &Known) -> Option<Vec<Available>> {
     let fetched = fetch::get(replica, "/api/tags", WITHIN).await.ok().filter(|fetched| fetched.status.is_success())?;
-    let (mut available, mut asks) = (Vec::new(), ASKED_ABOUT);
+    let (mut available, mut asks, begun) = (Vec::new(), ASKED_ABOUT, Instant::now());
     for entry in listed(&fetched.body)? {
         let Some(name) = entry["name"].as_str().map(str::to_owned) else { continue };
         let weights = match known.known(&entry) {
             Some(weights) => weights,
             // One that does not answer holds up nothing; the others are asked for the next time.
-            None if asks > 0 => match known.ask(replica, &entry, WITHIN).await {
+            None if asks > 0 && begun.elapsed() < WITHIN => match known.ask(replica, &entry, WITHIN).await {
                 Ok(weights) => {
                     asks -= 1;
                     weights

@@ -285,7 +285,10 @@ impl Table {
                 runner.push((slots, weights.group.clone()));
             }
         }
+        let alone = |pool: &str| self.pools.iter().any(|of| *of.name == *pool && of.replicas.len() == 1);
         let mut sharing: HashMap<Box<str>, Vec<Sharing>> = HashMap::new();
+        // Where there are several it is not decided yet which of them loads what.
+        runners.retain(|_, members| alone(&members[0].0.replica.pool));
         for ((replica, base), mut members) in runners {
             // One group alone shares its runner with nobody.
             if members.iter().all(|(_, group)| *group == members[0].1) {

@@ -35,8 +35,6 @@ pub struct Rewrite {
 pub(crate) struct LoadWith {
     /// An object in JSON.
     pub(crate) options: Option<Bytes>,
-    /// A number or a text in JSON.
-    pub(crate) keep_alive: Option<Bytes>,
 }
 
 impl Reading {
@@ -74,11 +72,9 @@ impl Reading {
 
     /// What the client says that a load is to be done with.
     pub(crate) fn loads_with(&self, body: &Bytes) -> LoadWith {
-        let value = |member: &Option<Member>| {
-            let member = member.as_ref().filter(|_| self.facts.api.takes_options());
-            member.filter(|member| member.kind != Kind::Null).map(|member| body.slice(member.value.clone()))
-        };
-        LoadWith { options: value(&self.options), keep_alive: value(&self.keep_alive) }
+        let options =
+            self.options.as_ref().filter(|options| options.kind != Kind::Null && self.facts.api.takes_options());
+        LoadWith { options: options.map(|options| body.slice(options.value.clone())) }
     }
 
     /// Whether an Ollama loads the model anew for this body with options that nobody can see afterwards.

@@ -377,7 +377,11 @@ impl Task {
                             slots.word.set_home(home);
                         }
                     }
-                    Action::Load { slot, waiter, plainly } => self.load(slot, waiter, plainly),
+                    Action::Load { slot, waiter, plainly } => {
+                        if !self.load(slot, waiter, plainly) {
+                            events.push(Event::Loaded(slot, Err(Code::NoReplica)));
+                        }
+                    }
                     Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
                     Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
                 }
@@ -390,8 +394,11 @@ impl Task {
     }
 
     /// Loads a group's weights. Nobody's departure ends that: Ollama ties a load to who asked for it.
-    fn load(&self, slot: SlotId, waiter: WaiterId, plainly: bool) {
-        let (Some(slots), Some(asker)) = (self.shared.get(&slot).cloned(), self.replies.get(&waiter)) else { return };
+    /// False where the slots, or who waits for them, are gone.
+    fn load(&self, slot: SlotId, waiter: WaiterId, plainly: bool) -> bool {
+        let (Some(slots), Some(asker)) = (self.shared.get(&slot).cloned(), self.replies.get(&waiter)) else {
+            return false;
+        };
         let with = if plainly { LoadWith::default() } else { asker.with.clone() };
         let (loading, owner) = (self.loading.clone(), asker.owner.clone());
         tokio::spawn(async move {
@@ -407,6 +414,7 @@ impl Task {
             }
             owner.send(Message::Loaded(slot, ended.map_err(|not| not.code)));
         });
+        true
     }
 
     fn reply(&mut self, waiter: WaiterId, verdict: Verdict) {

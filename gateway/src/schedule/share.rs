@@ -93,10 +93,6 @@ impl Loading {
             if !options.is_empty() {
                 body.insert("options".to_owned(), Value::Object(options));
             }
-            let keep_alive = self.pins.keep_alive().map(str::as_bytes).or(with.keep_alive.as_deref());
-            if let Some(keep_alive) = keep_alive.and_then(|json| serde_json::from_slice(json).ok()) {
-                body.insert("keep_alive".to_owned(), keep_alive);
-            }
             Value::Object(body).to_string()
         };
         let post = |path: &'static str, body: String| fetch::post(&slots.replica, path, body, self.within);

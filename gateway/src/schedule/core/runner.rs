@@ -23,6 +23,10 @@ pub struct Batching {
 
 /// What a load is taken to last before one was measured.
 const UNMEASURED: Duration = Duration::from_secs(1);
+/// What was loaded in less was there: an Ollama says so in 2 ms, and starts a runner in 250 (seen on 0.11.4).
+const LOAD_LEAST: Duration = Duration::from_millis(20);
+/// The shortest quantum: somebody shall be served between two loads.
+const QUANTUM_LEAST: Duration = Duration::from_millis(100);
 /// The shortest that `maxWait: auto` becomes.
 const MAX_WAIT_LEAST: Duration = Duration::from_secs(1);
 
@@ -30,7 +34,7 @@ impl Batching {
     /// How long a group serves while others wait, where a load takes `load`: twice as long, so that loads take no more than
     /// a third of the time however many wait.
     pub fn quantum(self, load: Duration) -> Duration {
-        self.quantum.unwrap_or(2 * load)
+        self.quantum.unwrap_or(2 * load).max(QUANTUM_LEAST)
     }
 
     /// How long a group may wait before it is late: four loads, and no less than a second.
@@ -64,6 +68,8 @@ pub(super) struct Runner {
     pub(super) alarm: Option<Instant>,
     /// How often in a row loads of its groups have failed.
     pub(super) failures: HashMap<SlotId, u32>,
+    /// Until when nothing is loaded, after a load that failed.
+    pub(super) rests: Option<Instant>,
     /// What its loads take: a moving average. `None` before the first.
     pub(super) load: Option<Duration>,
     /// Since when it has its group, and how many it was given since.
@@ -105,6 +111,7 @@ impl Runner {
             used: None,
             alarm: None,
             failures: HashMap::new(),
+            rests: None,
             load: None,
             visit: None,
             service: None,
@@ -151,7 +158,9 @@ impl Runner {
     pub(super) fn ended(&mut self, slot: SlotId, took: Option<Duration>, now: Instant) {
         (self.loading, self.changed) = (None, Some(now));
         if let Some(took) = took {
-            self.load = Some(averaged(self.load, took));
+            if took >= LOAD_LEAST {
+                self.load = Some(averaged(self.load, took));
+            }
             self.loaded = Some(slot);
             self.visit = Some((now, 0));
             self.since = Some(now);

@@ -10,6 +10,9 @@ use super::{Action, Code, Line, LineId, RunnerId, Scheduler, SlotId, WaiterId};
 /// How often in a row a group's load may fail before those who wait for it are refused.
 const LOADS: u32 = 2;
 
+/// How long a replica is left alone before a load that failed is tried again: it may be about to start.
+const REST: Duration = Duration::from_millis(250);
+
 impl Scheduler {
     /// Whether requests may be dispatched to these slots now: no other group has their runner.
     pub(super) fn serves(&self, slot: SlotId) -> bool {
@@ -32,7 +35,7 @@ impl Scheduler {
             let mut runner = former.remove(&id).unwrap_or_else(|| Runner::new(Vec::new(), None));
             for slot in &slots {
                 self.shares.insert(*slot, id);
-                if !before.contains_key(slot) {
+                if before.get(slot) != Some(&id) {
                     actions.push(Action::Home(*slot, false));
                 }
             }
@@ -42,14 +45,16 @@ impl Scheduler {
             runner.loading = runner.loading.filter(is_there);
             self.runners.insert(id, runner);
         }
-        for slot in before.into_keys().filter(|slot| !self.shares.contains_key(slot)) {
-            actions.push(Action::Home(slot, true));
-        }
+        let left: Vec<SlotId> = before.into_keys().filter(|slot| !self.shares.contains_key(slot)).collect();
+        actions.extend(left.iter().map(|slot| Action::Home(*slot, true)));
         self.alarms.retain(|(_, id)| self.runners.contains_key(id));
         self.hold_anew(actions);
         let ids: Vec<RunnerId> = self.runners.keys().copied().collect();
         for id in ids {
             self.take_turns(id, now, actions);
+        }
+        for slot in left {
+            self.serve(slot, now, actions);
         }
     }
 
@@ -120,7 +125,8 @@ impl Scheduler {
 
     /// Serves the group that a runner has, and goes to the next where it is time.
     pub(super) fn take_turns(&mut self, id: RunnerId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(runner) = self.runners.get(&id).filter(|runner| runner.loading.is_none()) else { return };
+        let is_free = |runner: &&Runner| runner.loading.is_none() && runner.rests.is_none_or(|until| until <= now);
+        let Some(runner) = self.runners.get(&id).filter(is_free) else { return };
         let (loaded, next) = (runner.loaded, self.next(runner, now));
         let batching = self.batching;
         let Some(runner) = self.runners.get_mut(&id) else { return };
@@ -168,8 +174,8 @@ impl Scheduler {
         now: Instant,
         actions: &mut Vec<Action>,
     ) {
-        let Some(id) = self.shares.get(&slot).copied() else { return };
-        let Some(runner) = self.runners.get_mut(&id).filter(|runner| runner.loading == Some(slot)) else { return };
+        let found = self.runners.iter().find(|(_, runner)| runner.loading == Some(slot)).map(|(id, _)| *id);
+        let Some((id, runner)) = found.and_then(|id| Some((id, self.runners.get_mut(&id)?))) else { return };
         runner.ended(slot, ended.ok(), now);
         match ended {
             Ok(_) => {
@@ -185,6 +191,10 @@ impl Scheduler {
                 if *failures >= LOADS {
                     runner.failures.remove(&slot);
                     self.refuse(slot, code, actions);
+                } else {
+                    runner.rests = Some(now + REST);
+                    self.alarm(id, Some(now + REST));
+                    return;
                 }
             }
         }
@@ -233,7 +243,7 @@ impl Scheduler {
         if before == slot {
             return;
         }
-        (runner.loaded, runner.stopping, runner.visit) = (slot, false, None);
+        (runner.loaded, runner.stopping, runner.visit, runner.since) = (slot, false, None, None);
         let waits = !runner.lines.is_empty();
         if let Some(before) = before {
             actions.push(Action::Home(before, false));

@@ -7,8 +7,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const RUNNERS: u64 = 2;
-const GROUPS: u64 = 3;
+/// One, as in the pools whose groups take turns so far (`Table::shared`).
+const RUNNERS: u64 = 1;
+const GROUPS: u64 = 4;
 const WAIT: Duration = Duration::from_secs(3600);
 
 struct World {
@@ -20,7 +21,9 @@ struct World {
     loading: BTreeMap<RunnerId, SlotId>,
     /// Who waits, and for which group.
     waiting: BTreeMap<(u64, Rank), ()>,
-    running: Vec<SlotId>,
+    /// Where requests run, and whether the core knows that they run beside others of a runner.
+    running: Vec<(SlotId, bool)>,
+    shared: Vec<SlotId>,
     refused: usize,
     next: WaiterId,
 }
@@ -40,15 +43,22 @@ impl World {
             loading: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: Vec::new(),
+            shared: Vec::new(),
             refused: 0,
             next: 0,
         };
-        world.table();
+        world.table(0xff);
         world
     }
 
-    fn table(&mut self) {
-        let runners = (0..RUNNERS).map(|at| (at, (at * GROUPS..(at + 1) * GROUPS).collect())).collect();
+    /// Of each runner the slots whose bits are set share it.
+    fn table(&mut self, bits: u8) {
+        let of = |at: RunnerId| (at * GROUPS..(at + 1) * GROUPS).filter(|slot| bits >> slot & 1 == 1).collect();
+        let mut runners: Vec<(RunnerId, Vec<SlotId>)> = (0..RUNNERS).map(|at| (at, of(at))).collect();
+        runners.retain(|(_, slots)| slots.len() > 1);
+        self.shared = runners.iter().flat_map(|(_, slots)| slots.clone()).collect();
+        self.loading.retain(|_, slot| self.shared.contains(slot)); // it ends, and means nothing any more
+        self.running.iter_mut().for_each(|(_, known)| *known = false);
         let (max_wait, quantum) = (Some(Duration::from_secs(4)), Some(Duration::from_secs(2)));
         let batching = Batching { max_wait, quantum, cold_wait: Duration::ZERO };
         self.on(Event::Table(Tables { live: (0..GROUPS).collect(), runners, batching }));
@@ -78,7 +88,8 @@ impl World {
             }
             Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
             Action::Load { slot, .. } => {
-                assert!(!self.running.iter().any(|running| runner(*running) == runner(slot)), "loaded beside work");
+                let beside = |(running, known): &(SlotId, bool)| *known && runner(*running) == runner(slot);
+                assert!(!self.running.iter().any(beside), "loaded beside work");
                 assert!(self.loading.insert(runner(slot), slot).is_none(), "two loads at once");
                 self.held.insert(runner(slot), None);
             }
@@ -101,10 +112,12 @@ impl World {
 
     fn take(&mut self, slot: SlotId) {
         let view = self.views.get_mut(&slot).unwrap();
-        assert!(!view.away && !self.loading.contains_key(&runner(slot)), "the weights are not there");
+        let shared = self.shared.contains(&slot);
+        assert!(!view.away, "the weights are not there");
+        assert!(!shared || !self.loading.contains_key(&runner(slot)), "others are being loaded");
         view.in_flight += 1;
         assert!(view.in_flight <= view.limit, "more than there are slots");
-        self.running.push(slot);
+        self.running.push((slot, shared));
     }
 
     fn ask(&mut self, group: u64, class: Priority) {
@@ -135,7 +148,7 @@ impl World {
         if self.running.is_empty() {
             return;
         }
-        let slot = self.running.swap_remove(pick % self.running.len());
+        let (slot, _) = self.running.swap_remove(pick % self.running.len());
         let view = self.views.get_mut(&slot).unwrap();
         view.in_flight -= 1;
         let view = *view;
@@ -154,6 +167,15 @@ impl World {
         self.on(Event::Loaded(slot, if well { Ok(Duration::from_secs(1)) } else { Err(Code::UpstreamError) }));
     }
 
+    fn suspect(&mut self, slot: SlotId, suspect: bool) {
+        let view = self.views.get_mut(&slot).unwrap();
+        view.suspect = suspect;
+        let view = *view;
+        if view.closed {
+            self.on(Event::Slot(slot, view));
+        }
+    }
+
     fn pass(&mut self, millis: u64) {
         self.now += Duration::from_millis(millis);
         while self.core.next_tick().is_some_and(|at| at <= self.now) {
@@ -169,7 +191,8 @@ enum Step {
     Depart(usize),
     LoadEnds(usize, bool),
     Resident(RunnerId, Option<SlotId>),
-    Table,
+    Table(u8),
+    Suspect(SlotId, bool),
     Pass(u64),
 }
 
@@ -180,7 +203,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(Step::Depart),
         4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(pick, well)| Step::LoadEnds(pick, well)),
         1 => (0..RUNNERS, prop::option::of(0..RUNNERS * GROUPS)).prop_map(|(at, slot)| Step::Resident(at, slot)),
-        1 => Just(Step::Table),
+        1 => any::<u8>().prop_map(Step::Table),
+        1 => (0..RUNNERS * GROUPS, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
         3 => (0..5000u64).prop_map(Step::Pass),
     ]
 }
@@ -197,13 +221,14 @@ proptest! {
                 Step::LoadEnds(pick, well) => world.load_ends(pick, well),
                 Step::Resident(at, slot) => {
                     world.pass(1);
-                    if world.running.iter().any(|slot| runner(*slot) == at) {
+                    if world.running.iter().any(|(slot, _)| runner(*slot) == at) {
                         continue; // the owner tells none then
                     }
                     let (asked, slots) = (world.now, slot.into_iter().collect());
                     world.on(Event::Resident(at, slots, asked));
                 }
-                Step::Table => world.table(),
+                Step::Table(bits) => world.table(bits),
+                Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
                 Step::Pass(millis) => world.pass(millis),
             }
         }
@@ -236,11 +261,13 @@ fn a_load_that_fails_twice_fails_its_own_group_alone() {
         world.on(Event::Arrive(Arrival { waiter, class, target: group, slots: [group].into(), until, exclude: None }));
     }
     world.load_ends(0, false);
+    assert_eq!((world.loading.get(&0), world.refused), (None, 0), "it is left alone for a moment");
+    world.pass(1000);
     assert_eq!((world.loading.get(&0), world.refused), (Some(&0), 0), "once more");
     world.load_ends(0, false);
     assert_eq!((world.loading.get(&0), world.refused), (Some(&1), 1), "the other's turn");
     world.load_ends(0, true);
-    assert_eq!(world.running, [1]);
+    assert_eq!(world.running, [(1, true)]);
 }
 
 #[test]
