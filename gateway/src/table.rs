@@ -290,8 +290,9 @@ impl Table {
         // Where there are several it is not decided yet which of them loads what.
         runners.retain(|_, members| alone(&members[0].0.replica.pool));
         for ((replica, base), mut members) in runners {
-            // One group alone shares its runner with nobody.
-            if members.iter().all(|(_, group)| *group == members[0].1) {
+            // Of names that stand for the same weights none waits for another; and turns are between names.
+            let groups: HashSet<&str> = members.iter().map(|(_, group)| &**group).collect();
+            if groups.len() < 2 || groups.len() < members.len() {
                 continue;
             }
             members.sort_by_key(|(slots, _)| slots.id());

@@ -115,6 +115,29 @@ fn models_of_other_bases_wait_for_nobody() {
 }
 
 #[test]
+fn names_of_the_same_weights_wait_for_nobody() {
+    let base = Model::chat("base", 1 << 20);
+    let models = vec![base.copied_to("copy"), base.with_adapter("a"), base];
+    let replica = simulator_with(Config { models, ..quick() });
+    let tutti = before(&replica);
+    for model in ["base", "copy", "a", "copy"] {
+        assert_eq!(tutti.ask("POST", "/api/chat", &chat(model)).status, 200);
+    }
+    assert_eq!(loads(&replica), [""; 0]);
+}
+
+#[test]
+fn several_replicas_share_the_work_as_ever() {
+    let replicas = [adapters(), adapters()];
+    let urls = replicas.each_ref().map(Running::url);
+    let tutti = Tutti::start(&pool(&urls, "expose: all\n    slots: 1"));
+    for model in ["a", "b", "a", "b"] {
+        assert_eq!(tutti.ask("POST", "/api/chat", &chat(model)).status, 200);
+    }
+    assert!(replicas.iter().all(|replica| loads(replica).is_empty()));
+}
+
+#[test]
 fn on_a_real_ollama_each_adapter_answers_for_itself() {
     let ollama = Ollama::start(&OllamaOptions::default()).unwrap();
     let tutti = Tutti::start(&pool(&[ollama.url()], "expose: all\n    slots: 1"));
