@@ -186,7 +186,7 @@ impl SoakResults {
     /// By how much memory grew in the later half, as the straight line through it says. Unit: kilobytes.
     fn growth_kb(&self) -> Option<f64> {
         let later = later_half(&self.samples);
-        let requests = later.last()?.requests - later.first()?.requests;
+        let requests = later.last()?.requests.saturating_sub(later.first()?.requests);
         Some(slope(later)? * requests as f64 / 1e3)
     }
 
