@@ -67,13 +67,7 @@ fn another_takes_its_place_and_what_was_begun_ends_well() {
     );
     let answer = kept.ask("GET", "/readyz", &[], "");
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
-    let mut last = Vec::new();
-    while let Ok(chunk) = streams.chunk() {
-        if chunk.is_empty() {
-            break;
-        }
-        last = chunk;
-    }
+    let last = streams.last_chunk();
     assert!(String::from_utf8_lossy(&last).contains("\"done\":true"), "the stream ended whole");
     assert_eq!(old.wait_ended(), Some(0));
     let line = old.wait_logged("the stream's", |line| line["api"] == "/api/chat");

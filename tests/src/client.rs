@@ -134,6 +134,15 @@ impl Client {
         }
     }
 
+    /// The last chunk of a chunked body, with which it ended or broke off.
+    pub fn last_chunk(&mut self) -> Vec<u8> {
+        let mut last = Vec::new();
+        while let Some(chunk) = self.chunk().ok().filter(|chunk| !chunk.is_empty()) {
+            last = chunk;
+        }
+        last
+    }
+
     /// One chunk of a chunked body; empty at its end.
     ///
     /// # Errors

@@ -78,7 +78,6 @@ impl Terms {
 impl Loading {
     /// Has a replica load a group's weights, and nothing else: a request without a prompt (Ollama's API, "Load a model").
     ///
-    ///
     /// # Errors
     /// Why it did not.
     pub(super) async fn load(self, slots: &Slots, with: &LoadWith) -> Result<Duration, NotLoaded> {
