@@ -180,9 +180,68 @@ impl fmt::Display for ReplicaUrl {
     }
 }
 
+/// Where the adapter-loader beside a replica is: a URL of its own, or a port on the replica's host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoaderAt {
+    /// `http://host:port`, or `https://`, where `tls` is written.
+    Url {
+        /// Where.
+        url: ReplicaUrl,
+        /// Whether it is `https://`.
+        tls: bool,
+    },
+    /// `:port`
+    Port(u16),
+}
+
+impl LoaderAt {
+    /// The one beside this replica.
+    pub fn beside(&self, replica: &ReplicaUrl) -> ReplicaUrl {
+        match self {
+            Self::Url { url, .. } => url.clone(),
+            Self::Port(port) => ReplicaUrl(Address { host: replica.0.host.clone(), port: *port }),
+        }
+    }
+}
+
+impl FromStr for LoaderAt {
+    type Err = InvalidAddress;
+
+    fn from_str(text: &str) -> Result<Self, InvalidAddress> {
+        let Some(port) = text.strip_prefix(':') else {
+            let plain = text.strip_prefix("https://").map(|rest| format!("http://{rest}"));
+            let url = plain.as_deref().unwrap_or(text).parse()?;
+            return Ok(Self::Url { url, tls: plain.is_some() });
+        };
+        let digits = port.bytes().all(|byte| byte.is_ascii_digit());
+        match port.parse().ok().filter(|_| digits) {
+            Some(0) => Err(InvalidAddress("nobody listens on port 0")),
+            Some(port) => Ok(Self::Port(port)),
+            None => Err(InvalidAddress("the port is no number up to 65535")),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loader_is_at_a_url_or_at_a_port_of_its_replicas_host() {
+        let beside = |text: &str, replica: &str| {
+            let at: LoaderAt = text.parse().unwrap();
+            at.beside(&replica.parse().unwrap()).to_string()
+        };
+        assert_eq!(beside(":11510", "http://GPU-1:11434"), "http://gpu-1:11510");
+        assert_eq!(beside(":11510", "http://[::1]:11434"), "http://[::1]:11510");
+        assert_eq!(beside("http://127.0.0.1:9/", "http://gpu-1:11434"), "http://127.0.0.1:9");
+        assert!(
+            matches!("https://gpu-1:9".parse(), Ok(LoaderAt::Url { tls: true, url }) if url.to_string() == "http://gpu-1:9")
+        );
+        for wrong in ["", ":", ":0", ":65536", ":+1", "11510", "gpu-1:11510", "https://gpu-1", "http://gpu-1:0"] {
+            assert!(wrong.parse::<LoaderAt>().is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn an_address_is_a_host_and_a_port() {

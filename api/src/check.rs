@@ -1,6 +1,10 @@
 //! What a schema cannot say: names that must be unique or exist, addresses, and numbers that depend on each other.
 
+mod adapters;
 mod endpoint;
+mod peer;
+mod scale;
+mod traffic;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -9,8 +13,8 @@ use crate::address::{is_name, name_server};
 use crate::problem::{Problem, offer};
 use crate::yaml::{Node, Step, dotted};
 use crate::{
-    Address, Auth, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, PoolSpec,
-    RevisionSpec, canonical,
+    Address, Auth, Config, Engine, EngineName, GatewaySpec, HumanDuration, KeepAlive, ModelSpec, MutualTlsSpec,
+    PoolSpec, RevisionSpec, canonical,
 };
 
 /// Longest name of a model. Unit: bytes.
@@ -30,7 +34,14 @@ pub(crate) fn config(config: &Config, root: &Node, refused: &HashSet<Vec<Step>>,
     }
     let all = report.knows(&[], "pools", config.pools.len());
     let engines = config.pools.iter().map(|pool| (pool.name.as_str(), pool.engine)).collect();
-    let pools = Pools { names: Names { all, names }, engines };
+    let has_none = |(number, pool): &(usize, &PoolSpec)| {
+        pool.adapters.is_none() && !report.is_refused(&field(&item(&[], "pools", *number), "adapters"))
+    };
+    let without = config.pools.iter().enumerate().filter(has_none).map(|(_, pool)| pool.name.as_str()).collect();
+    let single =
+        config.pools.iter().filter(|pool| traffic::has_one_replica(pool)).map(|pool| pool.name.as_str()).collect();
+    let pools = Pools { names: Names { all, names }, engines, without_adapters: without, single };
+    adapters::one_digest_a_path(&config.models, &mut report);
     let mut names = HashMap::new();
     for (number, spec) in config.models.iter().enumerate() {
         let here = item(&[], "models", number);
@@ -66,6 +77,10 @@ impl Names<'_> {
 struct Pools<'c> {
     names: Names<'c>,
     engines: HashMap<&'c str, Engine>,
+    /// Those that surely have none.
+    without_adapters: HashSet<&'c str>,
+    /// Those that surely have one replica, which holds one model's weights at a time.
+    single: HashSet<&'c str>,
 }
 
 /// Collects problems with their places.
@@ -112,6 +127,13 @@ impl Report<'_> {
         !wrong
     }
 
+    /// Whether mutual TLS can find its files.
+    fn mutual(&mut self, steps: &[Step], tls: &MutualTlsSpec) {
+        for (name, file) in [("cert", &tls.cert), ("key", &tls.key), ("ca", &tls.ca)] {
+            self.file(&field(steps, name), Some(file));
+        }
+    }
+
     /// A model's name as its engine takes it.
     fn engine_name(&mut self, steps: &[Step], engine: Engine, name: Option<&str>) {
         let Some(name) = name else { return };
@@ -149,12 +171,14 @@ type Listeners = Vec<(Vec<Step>, Address)>;
 
 fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listeners {
     let mut listeners = Listeners::new();
-    let admin = field(here, "admin");
-    for (steps, text) in [
+    let (admin, peers) = (field(here, "admin"), field(here, "peer"));
+    let own = [
         (field(here, "listen"), &spec.listen),
         (field(here, "ops"), &spec.ops),
         (field(&admin, "listen"), &spec.admin.listen),
-    ] {
+    ];
+    let peer_port = spec.peer.as_ref().map(|peer| (field(&peers, "listen"), &peer.listen));
+    for (steps, text) in own.into_iter().chain(peer_port) {
         match text.parse::<Address>() {
             _ if report.is_refused(&steps) => {}
             Err(error) => report.add(
@@ -185,6 +209,9 @@ fn gateway(spec: &GatewaySpec, here: &[Step], report: &mut Report<'_>) -> Listen
     if let Some(tls) = &spec.tls {
         report.file(&field(&field(here, "tls"), "cert"), Some(&tls.cert));
         report.file(&field(&field(here, "tls"), "key"), Some(&tls.key));
+    }
+    if let Some(spec) = &spec.peer {
+        peer::check(spec, &peers, report);
     }
     for (number, server) in spec.nameservers.iter().enumerate() {
         if let Err(error) = name_server(server) {
@@ -242,6 +269,8 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
             report.add(&field(here, "keepAlive"), "an Ollama alone loads and unloads models", help);
         }
     }
+    adapters::pool(spec, here, report);
+    scale::pool(spec, here, report);
     report.positive(&field(&field(here, "queue"), "wait"), spec.queue.wait);
     let timeouts = field(here, "timeouts");
     report.positive(&field(&timeouts, "connect"), spec.timeouts.connect);
@@ -253,6 +282,7 @@ fn pool(spec: &PoolSpec, here: &[Step], listeners: &Listeners, report: &mut Repo
 }
 
 fn model(spec: &ModelSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {
+    scale::model(spec, here, report);
     let aliases = spec.aliases.iter().enumerate().map(|(number, alias)| (item(here, "aliases", number), alias));
     for (steps, name) in aliases.chain([(field(here, "name"), &spec.name)]) {
         if name.len() > MAX_NAME {
@@ -271,12 +301,20 @@ fn model(spec: &ModelSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report
         let steps = field(&field(here, "traffic"), "revision");
         report.add(&steps, format!("there is no revision {wanted:?}"), revisions.offer(wanted).as_deref());
     }
+    if let Some(traffic) = &spec.traffic {
+        traffic::check(traffic, spec, pools, &field(here, "traffic"), report);
+    }
 }
 
 fn revision(revision: &RevisionSpec, pools: &Pools<'_>, here: &[Step], report: &mut Report<'_>) {
     if pools.names.lack(&revision.pool) {
         let message = format!("there is no pool {:?}", revision.pool);
         report.add(&field(here, "pool"), message, pools.names.offer(&revision.pool).as_deref());
+    }
+    adapters::revision(revision, here, report);
+    if revision.adapter.is_some() && pools.without_adapters.contains(&*revision.pool) {
+        let help = Some("say where they come from, as the pool's `adapters: { from: s3://models/ }`");
+        report.add(&field(here, "adapter"), format!("the pool {:?} has no adapters", revision.pool), help);
     }
     if let Some(engine) = pools.engines.get(&*revision.pool) {
         report.engine_name(&field(here, "upstream"), *engine, revision.upstream.as_deref());

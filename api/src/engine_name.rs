@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 /// Longest part of a name, as Ollama has it (types/model/name.go, 0.11.4). Unit: bytes.
 const MAX_PART: usize = 80;
 /// What a name without a tag has for one.
@@ -12,7 +14,8 @@ const LATEST: &str = ":latest";
 /// A name as Ollama reads it, `[[host/]namespace/]model[:tag]`, in its canonical form: lower case, `latest` left out.
 ///
 /// Two names that Ollama takes for one are equal here.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct EngineName(String);
 
 /// Why a text is no engine name.
@@ -43,6 +46,20 @@ impl FromStr for EngineName {
             return Err(invalid());
         }
         Ok(Self(canonical(text).into_owned()))
+    }
+}
+
+impl TryFrom<String> for EngineName {
+    type Error = InvalidName;
+
+    fn try_from(text: String) -> Result<Self, InvalidName> {
+        text.parse()
+    }
+}
+
+impl From<EngineName> for String {
+    fn from(name: EngineName) -> Self {
+        name.0
     }
 }
 

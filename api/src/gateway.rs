@@ -42,7 +42,9 @@ pub struct GatewaySpec {
     /// How long requests may take to end after that. What is left then gets a 503 that may be retried, or, in the middle
     /// of a stream, an error.
     pub drain: HumanDuration,
-    /// The other gateways and the release driver, by mutual TLS; absent: a lone gateway.
+    /// The other gateways, where there are several: each pool of Ollamas is scheduled by one of them, and the others hand
+    /// it their requests, by mutual TLS. Absent: a lone gateway. Taken at the start only; changed certificates are taken
+    /// up without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<PeerSpec>,
 }
@@ -204,26 +206,32 @@ pub enum LoggedRequests {
     None,
 }
 
-/// The other gateways.
+/// The other gateways. They are at the addresses of a name, at listed ones, or both; this gateway's own may be among
+/// them: it knows itself.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct PeerSpec {
     /// Where they reach this one, as `host:port`.
     pub listen: String,
     /// By which certificates they know each other.
-    pub tls: PeerTlsSpec,
-    /// The name that all of them resolve to, as `host:port`.
-    pub dns: String,
+    pub tls: MutualTlsSpec,
+    /// A name whose addresses are the gateways', as `host:port`, such as that of a headless Service in Kubernetes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dns: Option<String>,
+    /// Where gateways are, as `ip:port`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
 }
 
-/// Mutual TLS between gateways, in PEM.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+/// Mutual TLS between processes of tutti's, in PEM. Read again when they change; what is broken or does not belong together
+/// is refused, and what was in force stays.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct PeerTlsSpec {
-    /// This gateway's certificate.
+pub struct MutualTlsSpec {
+    /// This process's certificate, its chain behind it. Whatever names it has: the others are known by who signed.
     pub cert: String,
-    /// Its key.
+    /// Its key, not encrypted.
     pub key: String,
-    /// Who signs the peers' certificates.
+    /// The certificates of those who sign for the others, and for nobody else: who has a certificate of theirs is one of them.
     pub ca: String,
 }

@@ -59,6 +59,13 @@ pub struct KeySpec {
     /// The highest class that its requests may have.
     #[serde(default)]
     pub priority: Priority,
+    /// How much its tenant has of the slots that several tenants wait for in a class: one of 2 gets twice the tokens of one of 1.
+    #[serde(default = "one", skip_serializing_if = "is_one")]
+    #[schemars(range(min = 1, max = 100))]
+    pub weight: u32,
+    /// Whether its requests may name the revision that answers them, by `x-tutti-revision`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub pin_revisions: bool,
     /// When it was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<Timestamp>,
@@ -101,6 +108,23 @@ impl KeyState {
             KeyState::Revoked => "revoked",
         }
     }
+}
+
+impl KeySpec {
+    /// The most that a key's weight may be.
+    pub const MOST_WEIGHT: u32 = 100;
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_one(weight: &u32) -> bool {
+    *weight == 1
 }
 
 /// A class of requests: what waits in a higher one goes first.

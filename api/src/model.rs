@@ -48,10 +48,10 @@ pub struct RevisionSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct SloSpec {
-    /// Time to the first token, for 99 of 100 requests.
+    /// Time to the first token, for 99 of 100 requests. Where it is missed while requests wait, pools with a `scale` grow.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttft: Option<HumanDuration>,
-    /// Time of a whole request, for 99 of 100.
+    /// Time of a whole request, for 99 of 100. It is for alerts; it scales nothing, for it is as long as the answers are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub p99: Option<HumanDuration>,
 }

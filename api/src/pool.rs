@@ -6,7 +6,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::{ByteSize, HealthSpec, HumanDuration, Share};
+use crate::{AdaptersSpec, HealthSpec, HumanDuration, Share};
 
 /// A pool of replicas.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -87,7 +87,8 @@ pub struct Endpoint {
     /// (`# none`). At most 1 MiB and 1024 URLs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// The adapter-loader beside the replica, as `http://host:port`.
+    /// The adapter-loader beside the replica: `http://host:port` (`https://`, where `adapters.tls` is written), or `:port` on the replica's own host, which is how
+    /// those that `dns` and `file` find have theirs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loader: Option<String>,
     /// A file with the key that the replica wants, one line; it is sent as `Authorization: Bearer`. A changed key is
@@ -188,7 +189,8 @@ pub struct QueueSpec {
     pub size: u32,
     /// How long one may wait; then it gets a 503 that may be retried.
     pub wait: HumanDuration,
-    /// How long one may wait while weights load or the pool wakes from zero replicas.
+    /// How long one may wait in all while its weights load, or while the pool has no replica (`dns` or `file` name none).
+    /// Clients of SSE streams get a comment every 10 s meanwhile.
     pub cold_wait: HumanDuration,
 }
 
@@ -220,12 +222,12 @@ impl Default for TimeoutsSpec {
     }
 }
 
-/// When a request is sent again: only where the replica could not be reached, or answered 503, and never once its body
-/// was sent and the connection broke.
+/// When a request is sent again: only where the replica could not be reached, answered 503, or (Ollama) 404 for a model that
+/// it has, and never once its body was sent and the connection broke.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct RetriesSpec {
-    /// How often, on another replica: 0 or 1.
+    /// How often, on another replica (after a 404, where there is no other, on the same): 0 or 1.
     #[schemars(range(max = 1))]
     pub max: u32,
     /// How many retries the pool makes at most, as a share of its requests of the last seconds; beside that, ten at once
@@ -363,80 +365,13 @@ pub struct BatchingSpec {
     pub quantum: AutoOrDuration,
 }
 
-/// Where a pool's adapters come from.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct AdaptersSpec {
-    /// A bucket and prefix (`s3://models/`) or a folder.
-    pub from: String,
-    /// How the engine gets them.
-    #[serde(default)]
-    pub strategy: Strategy,
-    /// What a merged model is written as.
-    #[serde(default)]
-    pub merge_to: MergeTo,
-    /// Whether every adapter must bring a manifest.
-    #[serde(default)]
-    pub manifest: ManifestRule,
-    /// Disk that they may take; the least recently used go first.
-    #[serde(default = "disk")]
-    pub disk: ByteSize,
-    /// The share of a serving replica's time that probes may take.
-    #[serde(default = "probe_share")]
-    pub probe_share: Share,
-}
-
-fn disk() -> ByteSize {
-    ByteSize::new(50 << 30)
-}
-
-fn probe_share() -> Share {
-    Share::percent(1.0)
-}
-
-/// How an engine gets adapters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Strategy {
-    /// As adapters where it takes them, else merged.
-    #[default]
-    Auto,
-    /// As adapters.
-    Adapter,
-    /// Merged into the base.
-    Merge,
-}
-
-/// What a merged model is written as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum MergeTo {
-    /// 8-bit blocks.
-    #[default]
-    #[serde(rename = "q8_0")]
-    Q8_0,
-    /// 16-bit floats.
-    F16,
-}
-
-/// Whether every adapter must bring a manifest.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum ManifestRule {
-    /// Yes.
-    #[default]
-    Required,
-    /// No: two equal lists 30 s apart stand for it.
-    Optional,
-}
-
-/// How many replicas there are.
+/// How many replicas there shall be. The gateway tells it to `tutti scaler-metrics`, which tells KEDA; `slots` must be a number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, rename_all = "camelCase", deny_unknown_fields)]
 pub struct ScaleSpec {
-    /// At least. Unit: replicas.
+    /// At least, whatever the work; as `minReplicaCount` of the ScaledObject. Unit: replicas.
     pub min: u32,
-    /// At most. Unit: replicas.
+    /// At most: more are not asked for; as `maxReplicaCount` of the ScaledObject. Unit: replicas.
     pub max: u32,
     /// The share of the slots that shall be in use.
     pub target: Share,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::schema::{ABOUT, MARK, described, described_keys, holds};
+use crate::schema::{ABOUT, described, described_keys, holds};
 
 /// A configuration with most of what there is, for the page.
 pub(crate) const EXAMPLE: &str = "\
@@ -17,6 +17,10 @@ gateway:
   tls: { cert: /etc/tutti/tls.crt, key: /etc/tutti/tls.key }
   limits: { body: 32Mi, bufferedBodies: 512Mi, connections: 20000, header: 32Ki, bodyPause: 30s, writeStall: 2m }
   log: { requests: errors }
+  peer:
+    listen: 0.0.0.0:11503
+    tls: { cert: /etc/tutti/peer.crt, key: /etc/tutti/peer.key, ca: /etc/tutti/peers-ca.crt }
+    dns: tutti-peers.default.svc:11503
   shutdownDelay: 0s
   drain: 30s
 pools:
@@ -63,8 +67,7 @@ pub fn reference_markdown() -> String {
          user's configuration folder. Without a file it serves every model of the Ollama on this machine. A changed file is\n\
          taken up without a restart; a broken one is refused and changes nothing. `tutti check` says everything that is wrong\n\
          with a file; `tutti schema` prints its JSON schema. An environment variable overrides a field: `TUTTI__GATEWAY__LISTEN`\n\
-         is `gateway.listen`, `TUTTI__POOLS__0__SLOTS` is `pools[0].slots`. Fields marked *Not yet* are\n\
-         refused by name: this version does not do what they say.\n\nThis page is generated from the types in `api/src`.\n\n```yaml\n",
+         is `gateway.listen`, `TUTTI__POOLS__0__SLOTS` is `pools[0].slots`.\n\nThis page is generated from the types in `api/src`.\n\n```yaml\n",
     );
     page.push_str(EXAMPLE);
     page.push_str("```\n");
@@ -106,7 +109,7 @@ pub fn keys_reference_markdown() -> String {
 fn section(page: &mut String, object: &Value, path: &str) {
     let Some(fields) = object["properties"].as_object() else { return };
     if !path.is_empty() {
-        let about = marked(object, object.get(ABOUT).unwrap_or(&object["description"]));
+        let about = said(object.get(ABOUT).unwrap_or(&object["description"]));
         let _ =
             write!(page, "\n## `{path}`\n{}", if about.is_empty() { String::new() } else { format!("\n{about}\n") });
     }
@@ -122,7 +125,7 @@ fn section(page: &mut String, object: &Value, path: &str) {
             page,
             "| `{name}` | {} | {default} | {} |",
             form(field).replace('|', "\\|"),
-            marked(field, &field["description"])
+            said(&field["description"])
         );
     }
     for (name, field) in fields {
@@ -134,14 +137,9 @@ fn section(page: &mut String, object: &Value, path: &str) {
     }
 }
 
-/// What is said of a schema, and whether it is done yet.
-fn marked(schema: &Value, about: &Value) -> String {
-    let about = about.as_str().unwrap_or_default().replace('\n', " ");
-    match &schema[MARK] {
-        Value::Null => about,
-        Value::String(only) => format!("*Not yet: only `{only}`.* {about}"),
-        _ => format!("*Not yet.* {about}"),
-    }
+/// What is said of a schema, in one line.
+fn said(about: &Value) -> String {
+    about.as_str().unwrap_or_default().replace('\n', " ")
 }
 
 /// What is written for a field, as far as this version takes it; empty where it takes nothing.
@@ -159,9 +157,8 @@ pub(crate) fn form(schema: &Value) -> String {
         Some("array") => format!("a list of: {}", form(&schema["items"])),
         Some("object") => {
             let fields = schema["properties"].as_object().into_iter().flatten();
-            let done = fields.filter(|(_, field)| field[MARK] != true).map(|(name, _)| name.as_str());
-            let done: Vec<&str> = done.collect();
-            if done.is_empty() { String::new() } else { format!("{{ {} }}", done.join(", ")) }
+            let names: Vec<&str> = fields.map(|(name, _)| name.as_str()).collect();
+            if names.is_empty() { String::new() } else { format!("{{ {} }}", names.join(", ")) }
         }
         Some("integer") => format!("a whole number from {} to {}", schema["minimum"], schema["maximum"]),
         Some("boolean") => "`true` or `false`".to_owned(),

@@ -8,24 +8,6 @@ use serde_json::{Map, Value, json};
 
 use crate::{Config, KeysFile, Slots};
 
-/// Fields that this version knows and does not obey, with the one value that changes nothing. They are refused rather
-/// than ignored: who writes one counts on it.
-const NOT_YET: &[(&str, Option<&str>)] = &[
-    ("gateway.peer", None),
-    ("pools[].endpoints[].loader", None),
-    ("pools[].queue.coldWait", Some("5m")),
-    ("pools[].adapters", None),
-    ("pools[].scale", None),
-    ("models[].revisions[].adapter", None),
-    ("models[].revisions[].digest", None),
-    ("models[].traffic.strategy", None),
-    ("models[].traffic.mirror", None),
-    ("models[].traffic.sticky", None),
-    ("models[].slo", None),
-];
-
-/// Marks a field of [`NOT_YET`]: `true`, or the value that changes nothing.
-pub(crate) const MARK: &str = "x-not-yet";
 /// What a field's type says of itself, beside what the field says.
 pub(crate) const ABOUT: &str = "x-about";
 
@@ -49,7 +31,7 @@ static BEYOND: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
         ("models[].aliases[]", name.clone()),
         ("keys[].models[]", name),
         ("models[].revisions", json!({ "minItems": 1 })),
-        ("models[].revisions[]", json!({ "required": ["name", "pool", "upstream"] })),
+        ("models[].revisions[]", json!({ "required": ["name", "pool"] })),
         (
             "models[].revisions[].name",
             json!({ "pattern": "^[!-~]{1,63}$", "x-form": "1 to 63 visible ASCII characters" }),
@@ -58,7 +40,7 @@ static BEYOND: LazyLock<Vec<(&str, Value)>> = LazyLock::new(|| {
 });
 
 /// The schema that the loader obeys, without references. Null is in no type: a field that is null is a field that is
-/// missing. What is not done yet is described and carries [`MARK`].
+/// missing.
 pub(crate) fn described() -> &'static Value {
     static DESCRIBED: LazyLock<Value> = LazyLock::new(described_of::<Config>);
     &DESCRIBED
@@ -81,9 +63,6 @@ fn describe(schema: &mut Value, types: &Value, path: &str) {
     if let Some(schema) = schema.as_object_mut() {
         for (_, more) in BEYOND.iter().filter(|(at, _)| *at == path) {
             schema.extend(more.as_object().cloned().unwrap_or_default());
-        }
-        for (_, harmless) in NOT_YET.iter().filter(|(at, _)| *at == path) {
-            schema.insert(MARK.to_owned(), harmless.map_or(true.into(), Value::from));
         }
         describe_within(schema, types, path);
     }
@@ -195,17 +174,8 @@ fn print(schema: &mut Value) {
     }
 }
 
-/// Allows null where a field may be missing, and nothing else in what is not done yet.
+/// Allows null where a field may be missing.
 fn print_field(field: &mut Value, required: bool) {
-    if let Some(mark) = field.get(MARK) {
-        let about = format!("Not yet in this version. {}", field["description"].as_str().unwrap_or_default());
-        *field = match mark {
-            Value::Bool(_) if required => json!({ "description": about, "not": {} }),
-            Value::Bool(_) => json!({ "description": about, "type": "null" }),
-            harmless => json!({ "description": about, "enum": [harmless, null] }),
-        };
-        return;
-    }
     print(field);
     if required {
         return;
@@ -239,39 +209,15 @@ mod tests {
 
     #[test]
     fn every_path_leads_somewhere() {
-        for path in NOT_YET.iter().map(|(path, _)| path).chain(BEYOND.iter().map(|(path, _)| path)) {
+        for (path, _) in BEYOND.iter() {
             assert!(at(described(), path).or(at(described_keys(), path)).is_some(), "{path}");
         }
-        for (path, _) in NOT_YET {
-            assert!(at(described(), path).is_some_and(|field| !field[MARK].is_null()), "{path}");
-        }
-    }
-
-    /// Its "Not yet" names what is refused, and nothing that is not.
-    #[test]
-    fn the_changelog_says_what_is_not_done_yet() {
-        let log = include_str!("../../CHANGELOG.md");
-        let said = log.split("\nNot yet,").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap_or_default();
-        let words: Vec<&str> = said.split('`').skip(1).step_by(2).collect();
-        let said = |name: &str| words.iter().any(|word| word.rsplit('.').next() == Some(name));
-        for (path, harmless) in NOT_YET {
-            let mut names = path.rsplit(['.', '[', ']']).filter(|name| !name.is_empty());
-            // Of a field that takes one value the object's name may do.
-            let named = names.next().is_some_and(said) || harmless.is_some() && names.next().is_some_and(said);
-            assert!(named, "CHANGELOG.md does not name {path}");
-        }
-        for word in &words {
-            let known = |(path, harmless): &(&str, Option<&str>)| path.contains(word) || *harmless == Some(word);
-            assert!(NOT_YET.iter().any(known), "CHANGELOG.md says that {word} is not yet");
-        }
     }
 
     #[test]
-    fn what_is_not_done_yet_is_nothing_to_write() {
+    fn what_is_ours_alone_is_not_printed() {
         let schema = json_schema();
-        assert_eq!(at(&schema, "gateway.peer").map(|field| &field["type"]), Some(&json!("null")));
-        assert_eq!(at(&schema, "pools[].queue.coldWait").map(|field| &field["enum"]), Some(&json!(["5m", null])));
-        for ours in [MARK, ABOUT, "$ref"] {
+        for ours in [ABOUT, "$ref"] {
             assert!(!schema.to_string().contains(ours), "{ours}");
         }
     }

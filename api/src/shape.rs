@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::problem::{Problem, meant, offer};
 use crate::reference::form;
-use crate::schema::{MARK, with_fields};
+use crate::schema::with_fields;
 use crate::yaml::{Field, Kind, Node, Step, dotted};
 
 /// Most that is shown of a value that does not fit. Unit: characters.
@@ -116,12 +116,7 @@ impl<'s> Walk<'s, '_> {
                 continue;
             };
             self.steps.push(Step::Field(field.name.clone()));
-            if is_not_yet(field, schema) {
-                let help = schema[MARK].as_str().map(|value| format!("leave it out, or write `{value}`"));
-                let message = "not yet: this version of tutti does not do this";
-                self.problems.push(Problem::new(&field.place, dotted(&self.steps), message, help));
-                self.refused.insert(self.steps.clone());
-            } else if !is_null(&field.value)
+            if !is_null(&field.value)
                 && let Some(value) = self.value(&field.value, schema)
             {
                 read.insert(field.name.clone(), value);
@@ -179,12 +174,6 @@ impl<'s> Walk<'s, '_> {
             _ => false,
         }
     }
-}
-
-/// Whether a field counts on what is not done yet.
-fn is_not_yet(field: &Field, schema: &Value) -> bool {
-    let harmless = |mark: &Value| matches!(&field.value.kind, Kind::Scalar(value) if value == mark);
-    schema.get(MARK).is_some_and(|mark| !is_null(&field.value) && !harmless(mark))
 }
 
 /// JSON knows no integers: a number without a fraction is a whole one, as 1.0 is.

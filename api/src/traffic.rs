@@ -37,6 +37,20 @@ pub struct StrategySpec {
     /// All at once, when the candidate has as many ready slots as the current revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blue_green: Option<BlueGreenSpec>,
+    /// What becomes of the change where no replica serves the candidate any more. Until then its share goes to the
+    /// current revision.
+    pub on_lost_replicas: OnLost,
+}
+
+/// What becomes of a change whose candidate nobody serves any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnLost {
+    /// It waits until somebody does.
+    #[default]
+    Pause,
+    /// It ends, and the current revision stays.
+    Rollback,
 }
 
 /// A change step by step.
@@ -104,10 +118,17 @@ pub struct AnalysisSpec {
     pub count: u32,
     /// How often it may fail. Unit: judgements.
     pub failure_limit: u32,
+    /// How often it may say neither; then the change waits until somebody decides. Unit: judgements.
+    pub inconclusive_limit: u32,
+    /// Fewer requests of either revision say nothing of times. Unit: requests.
+    #[schemars(range(min = 1))]
+    pub min_samples: u32,
     /// How much larger the candidate's share of errors may be.
     pub max_error_rate_increase: Share,
     /// How much longer the candidate's P99 may be, of the current one's.
     pub max_p99_increase: Share,
+    /// The same of the P99 of the time to the first token, where answers are streams.
+    pub max_ttft_increase: Share,
 }
 
 impl Default for AnalysisSpec {
@@ -115,9 +136,12 @@ impl Default for AnalysisSpec {
         Self {
             interval: HumanDuration::from_secs(30),
             count: 4,
-            failure_limit: 1,
+            failure_limit: 0,
+            inconclusive_limit: 10,
+            min_samples: 500,
             max_error_rate_increase: Share::percent(1.0),
             max_p99_increase: Share::percent(20.0),
+            max_ttft_increase: Share::percent(20.0),
         }
     }
 }

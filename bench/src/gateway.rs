@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use tutti_simulator::{Config, Model, Simulator};
@@ -11,7 +10,8 @@ use crate::contender::Contender;
 use crate::cpu::OneCore;
 use crate::http;
 use crate::load::{self, Pace};
-use crate::own::{self, Own};
+use crate::options::{Kept, TuttiProgram};
+use crate::own::Own;
 use crate::proxies;
 use crate::report::{Origin, heading, median, short, spread};
 use crate::results::keep;
@@ -40,15 +40,15 @@ pub struct GatewayBench {
     /// Workers of nginx, threads of haproxy, cores of tutti.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(2, usize::from))]
     pub cores: usize,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
     /// Measure the peers alone.
     #[arg(long)]
     pub without_tutti: bool,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the gateway benchmark.
@@ -132,13 +132,13 @@ pub fn gateway(options: GatewayBench) -> anyhow::Result<()> {
         absent,
     };
     println!("{}", results.markdown());
-    if options.quick { Ok(()) } else { keep(&options.out, "gateway", &results) }
+    if options.quick { Ok(()) } else { keep(&options.kept.out, "gateway", &results) }
 }
 
 fn contenders(options: &GatewayBench, replica: SocketAddr) -> anyhow::Result<Vec<Contender>> {
     let mut contenders = vec![proxies::nginx(replica, options.cores)?, proxies::haproxy(replica, options.cores)?];
     if !options.without_tutti {
-        let program = own::binary(options.tutti.as_deref())?;
+        let program = options.tutti.get()?;
         let own = Own { cores: Some(options.cores), ..Own::before(&program, &replica) };
         contenders.push(Contender::Ready(own.start()?));
     }

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -12,7 +11,8 @@ use tutti_simulator::engine::Machine;
 use tutti_simulator::{Config, Fault, Model, Phase, Running, Scope, Seen, Simulator};
 
 use crate::contender::{Contender, Proxy, get};
-use crate::own::{self, Own};
+use crate::options::{Kept, TuttiProgram};
+use crate::own::Own;
 use crate::peers::{self, Install, Peer};
 use crate::report::{Origin, heading, short};
 use crate::results::keep;
@@ -34,15 +34,15 @@ pub struct GoneBench {
     /// Clients that go in each phase.
     #[arg(long, default_value_t = 200)]
     pub clients: usize,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
     /// Measure nginx, haproxy and tutti alone.
     #[arg(long)]
     pub without_peers: bool,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// When a client goes.
@@ -137,11 +137,11 @@ pub fn gone(options: GoneBench, install: Install) -> anyhow::Result<()> {
     let origin = Origin::here("cargo xtask bench gone".into(), versions(&targets));
     let results = GoneResults { origin, clients: options.clients, rows, absent };
     println!("{}", results.markdown());
-    keep(&options.out, "gone", &results)
+    keep(&options.kept.out, "gone", &results)
 }
 
 fn contenders(options: &GoneBench, replica: SocketAddr, install: Install) -> anyhow::Result<Vec<Contender>> {
-    let program = own::binary(options.tutti.as_deref())?;
+    let program = options.tutti.get()?;
     let mut contenders = vec![proxies::nginx(replica, 2)?, proxies::haproxy(replica, 2)?];
     contenders.push(Contender::Ready(Own { slots: 1, ..Own::before(&program, &replica) }.start()?));
     for peer in Peer::ALL.into_iter().filter(|_| !options.without_peers) {

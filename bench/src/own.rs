@@ -1,8 +1,8 @@
 //! The gateway itself.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -22,6 +22,8 @@ pub(crate) struct Own<'a> {
     /// A binary built in release mode.
     pub(crate) program: &'a Path,
     pub(crate) replicas: &'a [SocketAddr],
+    /// What the replicas speak.
+    pub(crate) engine: &'a str,
     /// Requests that each replica works on at once.
     pub(crate) slots: u16,
     /// Threads that serve; else one a processor.
@@ -35,7 +37,7 @@ impl<'a> Own<'a> {
     /// Before one replica with slots enough for any load.
     pub(crate) fn before(program: &'a Path, replica: &'a SocketAddr) -> Self {
         let replicas = std::slice::from_ref(replica);
-        Own { program, replicas, slots: 4096, cores: None, gateway: "", pool: "" }
+        Own { program, replicas, engine: "ollama", slots: 4096, cores: None, gateway: "", pool: "" }
     }
 
     /// Starts it; anybody may ask.
@@ -95,11 +97,12 @@ impl<'a> Own<'a> {
         let auth = if keyed { format!("  auth: {{ keysFile: {path}/keys.yaml }}\n") } else { String::new() };
         Ok(format!(
             "gateway:\n  listen: {addr}\n  ops: {ops}\n  admin: {{ listen: {}, tokenFile: {path}/token }}\n{auth}{}\
-             pools:\n  - name: p\n    engine: ollama\n    endpoints: [{}]\n    slots: {}\n{}\
+             pools:\n  - name: p\n    engine: {}\n    endpoints: [{}]\n    slots: {}\n{}\
              models:\n  - name: {MODEL}\n    revisions:\n      - {{ name: base, pool: p, upstream: {MODEL} }}\n\
              \x20   traffic: {{ revision: base }}\n",
             free_addr()?,
             self.gateway,
+            self.engine,
             urls.join(", "),
             self.slots,
             self.pool,
@@ -130,31 +133,6 @@ impl<'a> Own<'a> {
         ensure!(made.status.success(), "no key was made: {said}");
         Ok(Some(String::from_utf8_lossy(&made.stdout).trim().to_owned()))
     }
-}
-
-/// A binary built in release mode: the one that is given, or one that is built now.
-pub(crate) fn binary(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    given.map_or_else(|| build("tutti", "tutti"), |given| Ok(given.to_owned()))
-}
-
-/// The program of [`crate::Replica`]: the one that is given, or one that is built now.
-pub(crate) fn replica(given: Option<&Path>) -> anyhow::Result<PathBuf> {
-    given.map_or_else(|| build("tutti-bench", "tutti-bench-replica"), |given| Ok(given.to_owned()))
-}
-
-fn build(package: &str, program: &str) -> anyhow::Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .args(["build", "--release", "--package", package, "--bin", program])
-        .arg("--message-format=json-render-diagnostics")
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot run cargo")?;
-    ensure!(output.status.success(), "cargo build --release --bin {program} failed");
-    let messages =
-        output.stdout.split(|&b| b == b'\n').filter_map(|l| serde_json::from_slice::<serde_json::Value>(l).ok());
-    let mut programs = messages.filter_map(|m| m.get("executable")?.as_str().map(PathBuf::from));
-    programs.next_back().context("cargo named no executable")
 }
 
 #[cfg(test)]

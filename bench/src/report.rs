@@ -70,34 +70,51 @@ pub(crate) fn short(value: f64) -> String {
     }
 }
 
-/// What the project has set itself for a figure: at most so much, and an aim below it.
+/// What the project has set itself for a figure: at most (or at least) so much, and an aim below (above) it; or an aim alone.
 #[derive(Debug)]
 pub(crate) struct Bar<'a> {
     what: &'a str,
     figure: Option<f64>,
-    most: f64,
+    most: Option<f64>,
     aim: Option<f64>,
+    at_least: bool,
 }
 
 impl<'a> Bar<'a> {
     /// `None` is a figure that was not measured.
     pub(crate) fn new(what: &'a str, figure: Option<f64>, most: f64) -> Self {
-        Bar { what, figure: figure.filter(|figure| figure.is_finite()), most, aim: None }
+        Bar { most: Some(most), ..Self::figure(what, figure) }
+    }
+
+    /// A figure that has an aim at most.
+    pub(crate) fn figure(what: &'a str, figure: Option<f64>) -> Self {
+        Bar { what, figure: figure.filter(|figure| figure.is_finite()), most: None, aim: None, at_least: false }
     }
 
     pub(crate) fn aim(self, aim: f64) -> Self {
         Bar { aim: Some(aim), ..self }
     }
 
+    /// The more the better.
+    pub(crate) fn at_least(self) -> Self {
+        Bar { at_least: true, ..self }
+    }
+
     /// A line of a list.
     pub(crate) fn line(&self) -> String {
+        let bound = if self.at_least { "at least" } else { "at most" };
+        let met = |figure: f64, bound| if self.at_least { figure >= bound } else { figure <= bound };
         let Some(figure) = self.figure else {
-            return format!("- {}: not measured; to be at most {}\n", self.what, short(self.most));
+            let to_be = self.most.map(|most| format!("; to be {bound} {}", short(most))).unwrap_or_default();
+            return format!("- {}: not measured{to_be}\n", self.what);
         };
-        let met = if figure <= self.most { "met" } else { "**not met**" };
-        let mut line = format!("- {}: **{}**, at most {}: {met}", self.what, short(figure), short(self.most));
+        let mut line = format!("- {}: **{}**", self.what, short(figure));
+        if let Some(most) = self.most {
+            let said = if met(figure, most) { "met" } else { "**not met**" };
+            let _ = write!(line, ", {bound} {}: {said}", short(most));
+        }
         if let Some(aim) = self.aim {
-            let _ = write!(line, "; aim {}: {}", short(aim), if figure <= aim { "met" } else { "not met" });
+            let _ = write!(line, "; aim {}: {}", short(aim), if met(figure, aim) { "met" } else { "not met" });
         }
         line + ".\n"
     }
@@ -112,6 +129,11 @@ mod tests {
         let line = |figure| Bar::new("x", figure, 40.0).aim(16.0).line();
         assert_eq!(line(Some(40.0)), "- x: **40.0**, at most 40.0: met; aim 16.0: not met.\n");
         assert_eq!(line(Some(16.0)), "- x: **16.0**, at most 40.0: met; aim 16.0: met.\n");
+        let least = Bar::new("x", Some(1.9), 1.8).at_least().aim(1.95).line();
+        assert_eq!(least, "- x: **1.90**, at least 1.80: met; aim 1.95: not met.\n");
+        let hoped = Bar::figure("x", Some(0.9)).at_least().aim(0.95).line();
+        assert_eq!(hoped, "- x: **0.90**; aim 0.95: not met.\n");
+        assert_eq!(Bar::figure("x", None).aim(0.95).line(), "- x: not measured\n");
         assert!(line(Some(40.01)).contains("**not met**"));
         assert!(line(None).contains("not measured") && line(Some(f64::NAN)).contains("not measured"));
     }

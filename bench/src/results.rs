@@ -9,25 +9,46 @@ use serde::de::DeserializeOwned;
 
 use crate::batching::BatchingResults;
 use crate::deaths::DeathsResults;
-use crate::field::{FieldResults, PICTURE};
+use crate::embeddings::EmbeddingsResults;
+use crate::field::{self, FieldResults};
+use crate::fleet::{self, FleetResults};
 use crate::gateway::GatewayResults;
+use crate::gateways::GatewaysResults;
 use crate::gone::GoneResults;
+use crate::loader::LoaderResults;
+use crate::release::ReleaseResults;
 use crate::rounds::RoundsResults;
+use crate::signal::{self, SignalResults};
 use crate::soak::SoakResults;
 use crate::streams::StreamsResults;
 
 /// A part of the page: the name of its figures' file, and how they are printed.
 type Section = (&'static str, fn(&[u8]) -> serde_json::Result<String>);
 
+/// A picture of a part: the name of its figures' file, its own below the folder, and how it is drawn.
+type Picture = (&'static str, &'static str, fn(&[u8]) -> serde_json::Result<String>);
+
+const PICTURES: [Picture; 3] = [
+    ("field", field::PICTURE, |json| Ok(read::<FieldResults>(json)?.picture())),
+    ("fleet", fleet::PICTURE, |json| Ok(read::<FleetResults>(json)?.picture())),
+    ("signal", signal::PICTURE, |json| Ok(read::<SignalResults>(json)?.picture())),
+];
+
 /// The page from its beginning to its end.
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 14] = [
     ("gateway", |json| Ok(read::<GatewayResults>(json)?.markdown())),
     ("field", |json| Ok(read::<FieldResults>(json)?.markdown())),
     ("batching", |json| Ok(read::<BatchingResults>(json)?.markdown())),
+    ("gateways", |json| Ok(read::<GatewaysResults>(json)?.markdown())),
+    ("embeddings", |json| Ok(read::<EmbeddingsResults>(json)?.markdown())),
+    ("fleet", |json| Ok(read::<FleetResults>(json)?.markdown())),
+    ("signal", |json| Ok(read::<SignalResults>(json)?.markdown())),
+    ("loader", |json| Ok(read::<LoaderResults>(json)?.markdown())),
     ("streams", |json| Ok(read::<StreamsResults>(json)?.markdown())),
     ("soak", |json| Ok(read::<SoakResults>(json)?.markdown())),
     ("deaths", |json| Ok(read::<DeathsResults>(json)?.markdown())),
     ("rounds", |json| Ok(read::<RoundsResults>(json)?.markdown())),
+    ("release", |json| Ok(read::<ReleaseResults>(json)?.markdown())),
     ("gone", |json| Ok(read::<GoneResults>(json)?.markdown())),
 ];
 
@@ -43,7 +64,7 @@ pub fn keep(folder: &Path, name: &str, results: &impl Serialize) -> anyhow::Resu
     print(folder)
 }
 
-/// Prints `RESULTS.md` and its picture from the figures that are there.
+/// Prints `RESULTS.md` and its pictures from the figures that are there.
 ///
 /// # Errors
 /// A file cannot be read or written.
@@ -60,8 +81,8 @@ pub fn print(folder: &Path) -> anyhow::Result<()> {
             Err(error) => return Err(error).with_context(|| file.display().to_string()),
         };
         text += &section(&json).with_context(|| file.display().to_string())?;
-        if name == "field" {
-            fs::write(folder.join(PICTURE), read::<FieldResults>(&json)?.picture())?;
+        for (_, picture, draw) in PICTURES.iter().filter(|(of, ..)| *of == name) {
+            fs::write(folder.join(picture), draw(&json)?)?;
         }
     }
     fs::write(folder.join("RESULTS.md"), text)?;
@@ -106,8 +127,8 @@ mod tests {
             assert_eq!(printed, fs::read_to_string(here.join(name)).unwrap(), "cargo xtask bench print writes {name}");
         };
         same("RESULTS.md");
-        if here.join(PICTURE).exists() {
-            same(PICTURE);
+        for (_, picture, _) in PICTURES.iter().filter(|(_, picture, _)| here.join(picture).exists()) {
+            same(picture);
         }
     }
 }

@@ -1,21 +1,21 @@
 //! `cargo xtask bench rounds`: gateways that take each other's place, and gateways that are restarted, fifty times each
 //! under load. The work is that of the tests of `take_over`, in more rounds; here its figures are kept.
 
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::options::Kept;
 use crate::report::{Bar, Origin, heading};
 use crate::results::keep;
 
 /// Options of the benchmark.
 #[derive(Debug, Clone, clap::Args)]
 pub struct RoundsBench {
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the benchmark.
@@ -50,7 +50,7 @@ pub fn rounds(options: RoundsBench) -> anyhow::Result<()> {
         sigterm: of("SIGTERM")?,
     };
     println!("{}", results.markdown());
-    keep(&options.out, "rounds", &results)?;
+    keep(&options.kept.out, "rounds", &results)?;
     ensure!(results.take_over.failed + results.sigterm.failed == 0, "requests failed");
     Ok(())
 }

@@ -10,7 +10,9 @@ use tutti_api::{Auth, Config, ENV_PREFIX, Expose, GatewaySpec, Problem};
 use tutti_gateway::discovery::list;
 use tutti_gateway::follow;
 use tutti_gateway::keys::file::{self, Unusable};
+use tutti_gateway::tls::{Between, check_mutual};
 
+use crate::beside::Beside;
 use crate::follow::File;
 use crate::print::{self, say};
 use crate::{Source, local};
@@ -28,6 +30,8 @@ pub(crate) struct Loaded {
     pub(crate) lists_pools: bool,
     /// The file it came from, if that can change.
     pub(crate) file: Option<File>,
+    /// The loaders that run in this process, and are to be found by the gateway.
+    pub(crate) beside: Beside,
 }
 
 /// Everything that is wrong with a configuration, as it is shown. Its exit code is 2.
@@ -55,14 +59,19 @@ struct Found {
 pub(crate) fn load(source: &Source) -> Result<Loaded> {
     let Some(Found { path, text, regular }) = find(source)? else {
         let config = overridden(local::completed(Config::default())?)?;
-        return Ok(Loaded { config, lists_pools: false, file: None });
+        return Ok(Loaded { config, lists_pools: false, file: None, beside: Beside::default() });
     };
     let config = parse(&text, &path)?;
     if !regular {
         say!("tutti: {} is no regular file: it is read once and not followed", path.display());
     }
     let file = regular.then(|| File::new(path, text));
-    Ok(Loaded { lists_pools: !config.pools.is_empty(), config: local::completed(config)?, file })
+    Ok(Loaded {
+        lists_pools: !config.pools.is_empty(),
+        config: local::completed(config)?,
+        file,
+        beside: Beside::default(),
+    })
 }
 
 fn find(source: &Source) -> Result<Option<Found>> {
@@ -134,8 +143,8 @@ fn top_level(text: &str, field: &str) -> String {
     first.chain(lines.take_while(|line| within(line))).flat_map(|line| [line, "\n"]).collect()
 }
 
-/// `tutti check`
-pub(crate) fn check(source: &Source) -> Result<ExitCode> {
+/// `tutti check`, as far as it contacts nobody; yields what is right, for people.
+pub(crate) fn check(source: &Source) -> Result<(Config, String)> {
     let Some(Found { path, text, .. }) = find(source)? else {
         bail!("there is no configuration to check: name one with --config FILE, or write ./tutti.yaml")
     };
@@ -156,8 +165,8 @@ pub(crate) fn check(source: &Source) -> Result<ExitCode> {
     if !config.pools.is_empty() && !names_models(&config) {
         say!("{}", NAMES_NO_MODELS);
     }
-    check_tls(&config.gateway, &path)?;
-    print::page(&format!("{} is right: {what}\n", path.display()))
+    check_tls(&config, &path)?;
+    Ok((config, format!("{} is right: {what}\n", path.display())))
 }
 
 /// Looks at the keys file that a configuration names. One that is not there may be where the gateway runs; what can be
@@ -179,21 +188,36 @@ fn check_keys(gateway: &GatewaySpec) -> Result<(), Wrong> {
 
 /// Looks at the certificate and its key. Where they are another machine's, or another user's, nothing is wrong with the
 /// configuration; what can be read and is wrong is a [`Wrong`].
-fn check_tls(gateway: &GatewaySpec, config: &Path) -> Result<(), Wrong> {
-    let Some(tls) = &gateway.tls else { return Ok(()) };
+fn check_tls(of: &Config, config: &Path) -> Result<(), Wrong> {
+    let wrong = |why: String| Wrong(format!("{}: {why}", config.display()));
+    let gateway = &of.gateway;
+    if let Some(tls) = &gateway.tls
+        && are_here("gateway.tls", &[("cert", &tls.cert), ("key", &tls.key)])
+    {
+        tutti_gateway::tls::check(tls).map_err(wrong)?.iter().for_each(|warning| say!("{warning}"));
+    }
+    let peers = gateway.peer.iter().map(|peer| (&peer.tls, Between::Gateways, "gateway.peer.tls"));
+    let adapters = of.pools.iter().filter_map(|pool| pool.adapters.as_ref()?.tls.as_ref());
+    for (tls, between, field) in peers.chain(adapters.map(|tls| (tls, Between::Loaders, "adapters.tls"))) {
+        if are_here(field, &[("cert", &tls.cert), ("key", &tls.key), ("ca", &tls.ca)]) {
+            let warnings = check_mutual(tls, between).map_err(wrong)?;
+            warnings.iter().for_each(|warning| say!("{warning}"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether these files are on this machine; says of each that is not.
+fn are_here(section: &str, files: &[(&str, &String)]) -> bool {
     let mut all_there = true;
-    for (field, file) in [("cert", &tls.cert), ("key", &tls.key)] {
+    for (field, file) in files {
         let error = std::fs::File::open(file).err();
         if let Some(error) = error.filter(|e| matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied)) {
-            say!("gateway.tls.{field}: {file}: {error}: a gateway with this configuration does not start here");
+            say!("{section}.{field}: {file}: {error}: a gateway with this configuration does not start here");
             all_there = false;
         }
     }
-    if all_there {
-        let warnings = tutti_gateway::tls::check(tls).map_err(|why| Wrong(format!("{}: {why}", config.display())))?;
-        warnings.iter().for_each(|warning| say!("{warning}"));
-    }
-    Ok(())
+    all_there
 }
 
 /// What is said of a configuration that nobody gets an answer by.
@@ -218,12 +242,30 @@ pub(crate) fn token_file(gateway: &GatewaySpec) -> Result<PathBuf> {
     if let Some(file) = &gateway.admin.token_file {
         return Ok(PathBuf::from(file));
     }
-    let state = set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".local/state")));
-    let state = state.context(
+    let state = state_home().context(
         "there is no HOME to keep the admin token in: name a file as gateway.admin.tokenFile in the configuration, \
          or in the environment as TUTTI__GATEWAY__ADMIN__TOKENFILE",
     )?;
     Ok(state.join("tutti/admin-token"))
+}
+
+/// Where the loaders of `tutti up` keep adapters.
+///
+/// # Errors
+/// Nothing says so.
+pub(crate) fn loaders_state() -> Result<PathBuf> {
+    let state = state_home().context("there is no HOME to keep adapters in: set XDG_STATE_HOME to a folder")?;
+    Ok(state.join("tutti/adapters"))
+}
+
+/// Where a gateway keeps what was decided of releases: by where it listens, for there may be several on a machine.
+pub(crate) fn releases_file(gateway: &GatewaySpec) -> Option<PathBuf> {
+    let at: String = gateway.admin.listen.chars().map(|char| if char.is_alphanumeric() { char } else { '-' }).collect();
+    Some(state_home()?.join(format!("tutti/releases-{at}.json")))
+}
+
+fn state_home() -> Option<PathBuf> {
+    set("XDG_STATE_HOME").map(PathBuf::from).or_else(|| Some(home()?.join(".local/state")))
 }
 
 fn config_home() -> Option<PathBuf> {

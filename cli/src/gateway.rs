@@ -12,6 +12,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tutti_api::Config;
 use tutti_gateway::{Gateway, Options, Sockets};
 
+use crate::beside::Beside;
 use crate::config::Loaded;
 use crate::{Source, config, local, logging};
 
@@ -126,6 +127,7 @@ pub(crate) async fn serve(
         cores: threads.cores.map_or_else(processors, usize::from),
         token_file: config::token_file(&loaded.config.gateway)?,
         levels: logging::levels(),
+        releases: config::releases_file(&loaded.config.gateway),
         may_be_succeeded: succession.gives,
     };
     let start = async {
@@ -140,7 +142,8 @@ pub(crate) async fn serve(
         started = start => started?,
         () = ends.come() => return Ok(ExitCode::SUCCESS), // it has served nobody yet
     };
-    tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, "tutti serves");
+    let peer = gateway.peer.map(tracing::field::display);
+    tracing::info!(listen = %gateway.listen, ops = %gateway.ops, admin = %gateway.admin, peer, "tutti serves");
     ready(&gateway);
     let End { delay, drain } = follow(&gateway, loaded, ends).await?;
     tracing::info!(?delay, ?drain, "draining: a second signal ends at once");
@@ -182,14 +185,14 @@ impl End {
 async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<End> {
     let mut end = End::of(&loaded.config);
     let following = async {
-        let Loaded { mut lists_pools, mut file, .. } = loaded;
+        let Loaded { mut lists_pools, mut file, beside, .. } = loaded;
         let mut hangup = signal(SignalKind::hangup())?;
         loop {
             let changed = match &mut file {
                 Some(file) => file.changed(&mut hangup).await,
                 None => pending().await,
             };
-            match take(gateway, lists_pools, changed).await {
+            match take(gateway, lists_pools, &beside, changed).await {
                 Ok(written) => {
                     lists_pools = !written.pools.is_empty();
                     end = End::of(&written);
@@ -212,9 +215,15 @@ async fn follow(gateway: &Gateway, loaded: Loaded, ends: &mut Ends) -> Result<En
 }
 
 /// Takes up a changed file; yields what is written in it.
-async fn take(gateway: &Gateway, lists_pools: bool, changed: Result<Config, String>) -> Result<Config, String> {
+async fn take(
+    gateway: &Gateway,
+    lists_pools: bool,
+    beside: &Beside,
+    changed: Result<Config, String>,
+) -> Result<Config, String> {
     let complete = changed.and_then(|written| complete(lists_pools, written));
-    let (written, complete) = complete.inspect_err(|why| gateway.reload_failed(why))?;
+    let (written, mut complete) = complete.inspect_err(|why| gateway.reload_failed(why))?;
+    beside.join(&mut complete);
     let generation = gateway.reload(Arc::new(complete)).await?;
     tracing::info!(generation, "the changed configuration is in force");
     let later = gateway.status().at_next_start;

@@ -74,6 +74,12 @@ struct New {
     /// The highest class its requests may have
     #[arg(long, value_enum, default_value_t = Class::Normal)]
     priority: Class,
+    /// How much its tenant has of slots that several wait for, beside tenants of weight 1
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(KeySpec::MOST_WEIGHT)))]
+    weight: u32,
+    /// Its requests may name the revision that answers them, by x-tutti-revision
+    #[arg(long)]
+    pin_revisions: bool,
     /// When it expires: 90d, 12h, or a time as 2026-12-31T23:59:59Z. Else never
     #[arg(long, value_name = "WHEN", value_parser = Expires::read)]
     expires: Option<Expires>,
@@ -205,6 +211,8 @@ impl New {
                 Class::Normal => Priority::Normal,
                 Class::Bulk => Priority::Bulk,
             },
+            weight: self.weight,
+            pin_revisions: self.pin_revisions,
             created: Some(now),
             expires,
             revoked: None,

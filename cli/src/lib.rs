@@ -3,18 +3,25 @@
 // They panic where nobody can hear: `print::say!` and `print::page` do not.
 #![warn(clippy::print_stderr, clippy::print_stdout)]
 
+mod adapter;
 mod admin;
+mod beside;
 mod config;
+mod connect;
 mod drain;
+mod drive;
 mod follow;
 mod gateway;
 mod key;
 mod level;
+mod loader;
 mod local;
 mod logging;
 mod print;
 mod reference;
+mod scaler;
 mod status;
+mod traffic;
 mod up;
 
 use std::path::PathBuf;
@@ -43,10 +50,15 @@ enum Command {
     Up(up::Up),
     /// The gateway alone, by a configuration
     Gateway(gateway::Serve),
+    /// Beside an engine: brings it the adapters that models refer to, verified and proven, from an object store or a folder
+    AdapterLoader(loader::AdapterLoader),
+    /// Asks all gateways what work there is, and tells KEDA and Prometheus how many replicas that wants
+    ScalerMetrics(scaler::ScalerMetrics),
     /// Says everything that is wrong with a configuration, and where
     ///
-    /// The exit code is 0 where it is right, 2 where it is wrong, and 1 where there is none or it cannot be read.
-    Check(Source),
+    /// The exit code is 0 where it is right, 2 where it is wrong, 3 where it is right and `--connect` has found what will not
+    /// work, and 1 where there is none or it cannot be read.
+    Check(connect::Check),
     /// Prints the JSON schema of the configuration, for editors
     Schema,
     /// Shows what a running gateway does: its pools, replicas, queues and models
@@ -59,8 +71,17 @@ enum Command {
     Drain(drain::Drain),
     /// Takes a replica that was drained back into service
     Undrain(drain::Undrain),
+    /// Shows which revisions of a model serve, and changes that
+    ///
+    /// Returns once every queue goes by it, with exit code 0. Without --to and the like it only shows. A change at run time
+    /// holds, also through restarts, until the model's own part of the configuration changes.
+    Traffic(traffic::Traffic),
+    /// Has a model's former revision serve all again, at once; or ends the change that is under way
+    Rollback(traffic::Rollback),
     /// Makes, shows and revokes the keys that clients ask with
     Key(key::Key),
+    /// Puts adapters into an object store, fetches, shows and checks them
+    Adapter(adapter::Adapter),
     /// Shows and changes how much a running gateway says of itself
     LogLevel(level::Level),
 }
@@ -78,12 +99,17 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Up(up) => up.run(),
         Command::Gateway(serve) => serve.run(),
-        Command::Check(source) => config::check(&source),
+        Command::AdapterLoader(loader) => loader.run(),
+        Command::ScalerMetrics(scaler) => scaler.run(),
+        Command::Check(check) => check.run(),
         Command::Schema => config::schema(),
         Command::Status(ask) => ask.run(),
         Command::Drain(drain) => drain.run(),
         Command::Undrain(undrain) => undrain.run(),
+        Command::Traffic(traffic) => traffic.run(),
+        Command::Rollback(rollback) => rollback.run(),
         Command::Key(key) => key.run(),
+        Command::Adapter(adapter) => adapter.run(),
         Command::LogLevel(level) => level.run(),
     };
     match outcome {

@@ -7,8 +7,13 @@ use anyhow::Result;
 
 /// Prints a page to standard output. A reader that has had enough of it (`| head`) is none to complain to.
 pub(crate) fn page(text: &str) -> Result<ExitCode> {
-    write_to(&mut io::stdout(), text)?;
+    next_page(text)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same of one of many; whether anybody wants the next.
+pub(crate) fn next_page(text: &str) -> Result<bool> {
+    Ok(write_to(&mut io::stdout(), text)?)
 }
 
 /// Says something on standard error, as `eprintln!` does; but where nobody can hear it (a full disk, a reader that has
@@ -24,10 +29,11 @@ pub(crate) fn told(said: std::fmt::Arguments<'_>) {
     let _ = io::stderr().write_all(format!("{said}\n").as_bytes()); // whom else to tell?
 }
 
-fn write_to(output: &mut impl Write, text: &str) -> io::Result<()> {
+/// Whether there is a reader still.
+fn write_to(output: &mut impl Write, text: &str) -> io::Result<bool> {
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written,
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
     }
 }
 
@@ -58,7 +64,8 @@ mod tests {
 
     #[test]
     fn a_reader_that_leaves_is_no_error_and_a_full_disk_is() {
-        assert!(write_to(&mut Fails(ErrorKind::BrokenPipe), "x").is_ok());
+        assert!(matches!(write_to(&mut Fails(ErrorKind::BrokenPipe), "x"), Ok(false)));
+        assert!(matches!(write_to(&mut Vec::new(), "x"), Ok(true)));
         assert!(write_to(&mut Fails(ErrorKind::StorageFull), "x").is_err());
     }
 

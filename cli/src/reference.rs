@@ -113,7 +113,7 @@ mod tests {
         for (name, wanted) in [
             ("tutti up", "its answers say that they are simulated |"),
             ("tutti gateway", "```\ntutti gateway [OPTIONS]\n```"),
-            ("tutti check", "2 where it is wrong, and 1 where there is none or it cannot be read.\n"),
+            ("tutti check", "found what will not work, and 1 where there is none or it cannot be read.\n"),
             ("tutti drain", "| `<REPLICA>` | The replica, as http://HOST:PORT |"),
             ("tutti key new", "class its requests may have: `interactive`, `normal`, `bulk`; else `normal` |"),
             ("tutti key new", "tutti key new [OPTIONS] --name <NAME> --tenant <TENANT>"),

@@ -1,5 +1,7 @@
 //! `tutti status`: what a running gateway does.
 
+mod adapters;
+
 use std::process::ExitCode;
 use std::time::SystemTime;
 
@@ -7,7 +9,10 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use tutti_api::Timestamp;
 use tutti_gateway::keys::Counts;
-use tutti_gateway::status::{Cause, HeldState, HeldStatus, ReplicaStatus, SourceStatus, Status};
+use tutti_gateway::status::{
+    Cause, HeldState, HeldStatus, Known, OwnerStatus, PeersStatus, ReplicaStatus, RunnerStatus, SourceStatus, Status,
+    Waits,
+};
 
 use crate::admin::{Admin, Answer};
 use crate::print::{self, plain};
@@ -62,8 +67,15 @@ fn render(status: &Status, now: i64) -> String {
     if !status.at_next_start.is_empty() {
         page.push_str(&format!("changed, and taken at the next start: {}\n", status.at_next_start.join(", ")));
     }
+    if let Some(peers) = &status.peers {
+        page.push_str(&others(peers, now));
+    }
     for pool in &status.pools {
-        page.push_str(&format!("\npool {}: {} waiting\n", pool.name, pool.queued));
+        let whose = status.peers.as_ref().map(|peers| whose(peers, &pool.name)).unwrap_or_default();
+        page.push_str(&format!("\npool {}: {} waiting{whose}\n", pool.name, pool.queued));
+        for waits in &pool.waits {
+            page.push_str(&format!("  {}\n", who(waits)));
+        }
         for replica in &pool.replicas {
             let ejected = replica.held.iter().any(|held| held.model.is_none() && held.state == HeldState::Ejected);
             let state = match replica {
@@ -81,11 +93,14 @@ fn render(status: &Status, now: i64) -> String {
                 replica.in_flight,
                 plain(&replica.from)
             ));
-            for loaded in &replica.loaded {
-                page.push_str(&format!("      model {} has its base's runner\n", plain(loaded)));
+            for runner in &replica.runners {
+                page.push_str(&format!("      {}\n", has(runner)));
             }
             for held in &replica.held {
                 page.push_str(&format!("      {}\n", told(held, now)));
+            }
+            for line in replica.loader.iter().flat_map(|loader| adapters::told(loader, now)) {
+                page.push_str(&format!("      {line}\n"));
             }
         }
     }
@@ -100,6 +115,60 @@ fn render(status: &Status, now: i64) -> String {
         page.push_str(&format!("  {:<40} {to}\n", plain(name)));
     }
     page
+}
+
+/// The other gateways, a line each.
+fn others(peers: &PeersStatus, now: i64) -> String {
+    let mut page =
+        format!("gateway {}, certificate for peers: {}\n", peers.id, expires(peers.certificate.expires, now));
+    if let Some(error) = &peers.certificate.reload.error {
+        page.push_str(&format!("the last change of the certificate for peers was refused: {error}\n"));
+    }
+    for other in &peers.others {
+        let how = if other.through_another { "reached through" } else { "reached at" };
+        let leaving = if other.leaving { ", LEAVING" } else { "" };
+        page.push_str(&format!("gateway {}: {how} {}{leaving}\n", plain(&other.id), other.address));
+    }
+    page
+}
+
+/// Who waits for what, in a line.
+fn who(waits: &Waits) -> String {
+    let models: Vec<String> =
+        waits.models.iter().map(|name| plain(name.trim_end_matches(":latest")).to_string()).collect();
+    let (count, models) = (waits.waiting, models.join(", "));
+    let since = waits.oldest_ms as f64 / 1000.0;
+    match &*waits.waits_for {
+        "load" => format!("{count} wait for {models} to be loaded, the first for {since:.1} s"),
+        _ => format!("{count} wait for a slot of {models}, the first for {since:.1} s"),
+    }
+}
+
+/// What a runner has, and how that is known, in a line.
+fn has(runner: &RunnerStatus) -> String {
+    let models: Vec<String> =
+        runner.loaded.iter().map(|name| plain(name.trim_end_matches(":latest")).to_string()).collect();
+    let since = runner.known_ms.unwrap_or_default() as f64 / 1000.0;
+    let how = match runner.known {
+        Known::Told => format!("as the replica said {since:.1} s ago"),
+        Known::Assumed => format!("assumed: it was loaded, or asked for, {since:.1} s ago"),
+        Known::Unknown => "by nobody's word".to_owned(),
+    };
+    match (models.is_empty(), runner.known) {
+        (false, _) => format!("model {} has its base's runner, {how}", models.join(", ")),
+        (true, Known::Told) => format!("no model has its base's runner, {how}"),
+        (true, _) => "it is not known which model has a base's runner: the replica has not said so yet".to_owned(),
+    }
+}
+
+/// Who schedules a pool.
+fn whose(peers: &PeersStatus, pool: &str) -> String {
+    match peers.pools.get(pool) {
+        None => String::new(), // every gateway for itself
+        Some(OwnerStatus { id: None, .. }) => ", soon scheduled here".to_owned(),
+        Some(OwnerStatus { id: Some(id), epoch }) if *id == peers.id => format!(", scheduled here (epoch {epoch})"),
+        Some(OwnerStatus { id: Some(id), epoch }) => format!(", scheduled by gateway {} (epoch {epoch})", plain(id)),
+    }
 }
 
 /// What is held against a replica, in a line.

@@ -12,6 +12,7 @@ use tutti_api::ReplicaUrl;
 use tutti_gateway::Gateway;
 use tutti_simulator::{Model, Simulator};
 
+use crate::beside::Beside;
 use crate::config::Loaded;
 use crate::gateway::{Ends, Hangup, Succession, Threads, run, serve};
 use crate::local::{self, Answers};
@@ -42,7 +43,7 @@ impl Up {
             let simulated = Simulator::start(tutti_simulator::Config::new(Model::chat("simulated", 1 << 30)))
                 .context("cannot start the simulated Ollama")?;
             let config = config::overridden(local::zero_config(&simulated.url()))?;
-            let loaded = Loaded { config, lists_pools: true, file: None };
+            let loaded = Loaded { config, lists_pools: true, file: None, beside: Beside::default() };
             return run(Hangup::Ends, async |ends| self.serve(loaded, ends).await);
         }
         let loaded = config::load(&self.source)?;
@@ -58,7 +59,11 @@ impl Up {
         })
     }
 
-    async fn serve(&self, loaded: Loaded, ends: &mut Ends) -> Result<ExitCode> {
+    async fn serve(&self, mut loaded: Loaded, ends: &mut Ends) -> Result<ExitCode> {
+        if loaded.config.pools.iter().any(|pool| pool.adapters.is_some()) {
+            loaded.beside = Beside::start(&loaded.config, &config::loaders_state()?)?;
+            loaded.beside.join(&mut loaded.config);
+        }
         let names_models = config::names_models(&loaded.config);
         // Whoever took over would lose the Ollama that ends with us.
         let succession = Succession { takes: false, gives: false };

@@ -1,22 +1,27 @@
 //! The one task that changes what the cores see: it asks the replicas what they have, takes new configurations and what
 //! discovery has found, builds tables and publishes them.
 
+mod releasing;
+
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
-use tutti_api::{Address, Config};
+use tokio::task::JoinHandle;
+use tutti_api::{Address, Config, TrafficWord, canonical};
+use tutti_control_plane::Report;
 
 use crate::discovery::{self, Discovery};
 use crate::drain::{self, Drained, Refused, Wish};
 use crate::inventory::{self, Heard};
 use crate::keys::Opened;
 use crate::registry::Registry;
+use crate::releases::{self, Disobeyed, NotTaken, Releases, Releasing};
 use crate::replica::Replica;
 use crate::shared::Shared;
-use crate::table::{Table, World};
+use crate::table::{Available, Table, World};
 
 /// How often the replicas are asked what they have.
 const EVERY: Duration = Duration::from_secs(10);
@@ -29,6 +34,12 @@ enum Ask {
     Reload(Arc<Config>, oneshot::Sender<Result<u32, String>>),
     /// To take the replica at a URL out of service, or back.
     Drain(String, Wish, oneshot::Sender<Result<Drained, Refused>>),
+    /// To change a model's release.
+    Release(releases::Wish, oneshot::Sender<Result<Report, Disobeyed>>),
+    /// To tell of it.
+    Report(String, oneshot::Sender<Result<Report, Disobeyed>>),
+    /// To go by a driver's word.
+    Word(TrafficWord, oneshot::Sender<Result<(), NotTaken>>),
 }
 
 /// The handle of the control task.
@@ -61,11 +72,48 @@ impl Control {
     }
 }
 
+impl Releasing for Control {
+    async fn release(&self, wish: releases::Wish) -> Result<Report, Disobeyed> {
+        self.told(|reply| Ask::Release(wish, reply)).await
+    }
+
+    async fn report(&self, model: String) -> Result<Report, Disobeyed> {
+        self.told(|reply| Ask::Report(model, reply)).await
+    }
+}
+
+impl Control {
+    async fn told(
+        &self,
+        ask: impl FnOnce(oneshot::Sender<Result<Report, Disobeyed>>) -> Ask,
+    ) -> Result<Report, Disobeyed> {
+        let (reply, outcome) = oneshot::channel();
+        let gone = || Disobeyed::Failed(GONE.to_owned());
+        self.asks.send(ask(reply)).await.map_err(|_| gone())?;
+        outcome.await.map_err(|_| gone())?
+    }
+
+    /// Goes by a driver's word; resolves once every queue does. `None`: the gateway is shutting down.
+    pub(crate) async fn word(&self, word: TrafficWord) -> Option<Result<(), NotTaken>> {
+        let (reply, outcome) = oneshot::channel();
+        self.asks.send(Ask::Word(word, reply)).await.ok()?;
+        outcome.await.ok()
+    }
+}
+
+/// Replicas that are being asked what they have.
+struct Asking {
+    answers: JoinHandle<Vec<(Arc<Replica>, Heard)>>,
+    /// Some of them are new: there is a table to build whatever they say.
+    some_are_new: bool,
+}
+
 /// The control task's state.
 pub(crate) struct Task {
     pub(crate) shared: Arc<Shared>,
     pub(crate) registry: Registry,
     pub(crate) world: World,
+    pub(crate) releases: Releases,
 }
 
 impl Task {
@@ -78,9 +126,13 @@ impl Task {
 
     async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
         let mut asked = Instant::now();
-        let shared = self.shared.clone();
+        let (shared, told) = (self.shared.clone(), self.registry.told.clone());
+        // While replicas are asked, which may take them seconds, releases go on.
+        let mut asking: Option<Asking> = None;
         loop {
             let due = tokio::time::sleep_until((asked + EVERY).into());
+            let release = self.release_due();
+            let idle = asking.is_none();
             tokio::select! {
                 ask = inbox.recv() => match ask {
                     Some(Ask::Reload(config, reply)) => {
@@ -89,16 +141,28 @@ impl Task {
                     Some(Ask::Drain(url, wish, reply)) => {
                         let _ = reply.send(self.drain(&url, wish).await);
                     }
+                    Some(Ask::Release(wish, reply)) => {
+                        let _ = reply.send(self.release(&wish).await);
+                    }
+                    Some(Ask::Report(model, reply)) => {
+                        let _ = reply.send(self.report(&model));
+                    }
+                    Some(Ask::Word(word, reply)) => {
+                        let _ = reply.send(self.word(word).await);
+                    }
                     None => return,
                 },
-                () = due => {
-                    self.refresh().await;
+                () = release => self.release_tick().await,
+                answers = answered(&mut asking), if !idle => self.answered(answers).await,
+                () = due, if idle => {
+                    asking = Some(self.refresh());
                     asked = Instant::now();
                 }
-                () = shared.discovery.news() => self.discovered().await,
-                () = shared.refresh.notified() => {
+                () = shared.discovery.news(), if idle => asking = self.discovered().await,
+                () = told.notified(), if idle => asking = self.told(),
+                () = shared.refresh.notified(), if idle => {
                     if asked.elapsed() >= AGAIN {
-                        self.refresh().await;
+                        asking = Some(self.refresh());
                         asked = Instant::now();
                     } else {
                         self.shared.refreshed.send_modify(|count| *count += 1); // what is known is new enough
@@ -189,33 +253,61 @@ impl Task {
         Ok(drain::drained(&self.shared.table(), url))
     }
 
-    /// Asks every replica; a table is built only where an answer is news.
-    async fn refresh(&mut self) {
+    /// Asks every replica.
+    fn refresh(&mut self) -> Asking {
         self.forget_drains();
-        let table = self.shared.table().clone();
-        let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
-        if self.heard(answers) {
-            self.publish_again(&table).await;
+        let (table, shared) = (self.shared.table().clone(), self.shared.clone());
+        let asked = async move { inventory::ask_all(&table, &shared, |_| true).await };
+        Asking { answers: tokio::spawn(asked), some_are_new: false }
+    }
+
+    /// Takes up what replicas have answered; a table is built only where that is news.
+    async fn answered(&mut self, (answers, some_are_new): (Vec<(Arc<Replica>, Heard)>, bool)) {
+        if self.heard(answers) || some_are_new {
+            self.publish_again().await;
         }
         self.shared.refreshed.send_modify(|count| *count += 1);
     }
 
     /// Takes up what discovery has found. New replicas are asked what they have before anybody is sent to them.
-    async fn discovered(&mut self) {
+    async fn discovered(&mut self) -> Option<Asking> {
         let table = self.shared.table().clone();
         self.discover(&table.config).await;
         self.world.forget_ourselves(&table.config);
         let next = match self.build(table.config.clone()) {
             Ok(next) => next,
-            Err(error) => return tracing::error!(error, "what was found cannot be used"),
+            Err(error) => {
+                tracing::error!(error, "what was found cannot be used");
+                return None;
+            }
         };
         if replicas(&next) == replicas(&table) {
-            return;
+            return None;
         }
-        let known = &self.world.catalog;
-        let answers = inventory::ask_all(&next, &self.shared, |replica| !known.contains_key(&replica.id)).await;
-        self.heard(answers);
-        self.publish_again(&table).await;
+        let known: HashSet<u64> = self.world.catalog.keys().copied().collect();
+        let shared = self.shared.clone();
+        let asked = async move { inventory::ask_all(&next, &shared, |replica| !known.contains(&replica.id)).await };
+        Some(Asking { answers: tokio::spawn(asked), some_are_new: true })
+    }
+
+    /// Takes up what the loaders have told. Replicas are asked for what their loaders say they have by now.
+    fn told(&mut self) -> Option<Asking> {
+        let table = self.shared.table().clone();
+        let catalog = &self.world.catalog;
+        let lacks = |id: u64, name: &str| {
+            let has = |available: &Available| canonical(&available.name) == name;
+            !catalog.get(&id).is_some_and(|all| all.iter().any(has))
+        };
+        let pairs = table.pools.iter().flat_map(|pool| pool.with_loaders());
+        let news = pairs.filter_map(|(replica, loader)| {
+            let (names, trial) = (loader?.names(), loader?.trial());
+            let tried = trial.iter().flat_map(|trial| trial.names()).any(|name| lacks(replica.id, &canonical(name)));
+            (tried || names.iter().any(|name| lacks(replica.id, name.as_str()))).then_some(replica.id)
+        });
+        let news: HashSet<u64> = news.collect();
+        let (asked_of, shared) = (table.clone(), self.shared.clone());
+        let asked = async move { inventory::ask_all(&asked_of, &shared, |replica| news.contains(&replica.id)).await };
+        Some(Asking { answers: tokio::spawn(asked), some_are_new: true })
     }
 
     /// Has the sources of a configuration say where replicas are.
@@ -263,13 +355,21 @@ impl Task {
         Ok(table)
     }
 
-    async fn publish_again(&mut self, table: &Table) {
-        if let Err(error) = self.publish(table.config.clone()).await {
+    async fn publish_again(&mut self) {
+        let config = self.shared.table().config.clone();
+        if let Err(error) = self.publish(config).await {
             tracing::error!(error, "the table could not be built again");
         }
     }
 
     async fn publish(&mut self, config: Arc<Config>) -> Result<u32, String> {
+        if let Releases::Lone(lone) = &mut self.releases
+            && lone.configure(&config)
+        {
+            lone.keep().await;
+        }
+        self.tell();
+        self.world.traffic = self.releases.traffic();
         let table = Arc::new(self.build(config)?);
         let shared = self.shared.clone();
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
@@ -282,11 +382,25 @@ impl Task {
     }
 }
 
+/// What was answered, once all were, and whether some were new.
+async fn answered(asking: &mut Option<Asking>) -> (Vec<(Arc<Replica>, Heard)>, bool) {
+    let Some(under_way) = asking else { return std::future::pending().await };
+    let answers = (&mut under_way.answers).await.unwrap_or_default(); // who panics has heard nothing
+    let some_are_new = under_way.some_are_new;
+    *asking = None;
+    (answers, some_are_new)
+}
+
 /// Tells the replicas of a table that have names where these lead now.
 fn locate(table: &Table, discovery: &Discovery) {
     for replica in table.replicas() {
         if let Some(name) = &replica.name {
             replica.locate(discovery.lead(name));
+        }
+    }
+    for loader in table.pools.iter().flat_map(|pool| pool.loaders.iter().flatten()) {
+        if let Some(name) = loader.name() {
+            loader.locate(discovery.lead(name));
         }
     }
 }
@@ -317,8 +431,9 @@ mod tests {
             ("{ url: 'http://127.0.0.1:1' }", "{ url: 'http://127.0.0.1:1' }, { url: 'http://127.0.0.1:2' }");
         let (mut registry, world) = (Registry::default(), World::default());
         let table = Table::build(config(both), &world, 1, &mut registry).unwrap();
-        let shared = Shared::new(Arc::new(table), HeaderValue::from_static("x"), None, 1);
-        let mut task = Task { shared: shared.clone(), registry, world };
+        let shared = Shared::new(Arc::new(table), HeaderValue::from_static("x"), None, None, 1);
+        let releases = Releases::Led(releases::Led::default());
+        let mut task = Task { shared: shared.clone(), registry, world, releases };
         let drained = || shared.table().pools[0].drained.len();
         let url = "http://127.0.0.1:2";
         task.drain(url, Wish::Drain { force: true }).await.unwrap();

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use http::HeaderValue;
 
 use crate::follow::{Followed, Text};
@@ -15,10 +15,15 @@ const MAX_FILE: u64 = 8 << 10;
 /// How often who follows a file looks whether anybody still wants it.
 const LOOK: Duration = Duration::from_secs(60);
 
+/// How long the one before is of use: whoever wants the key has a file of its own, which may come to hold the new one later.
+const GRACE: Duration = Duration::from_secs(120);
+
 /// A key, as a header has it. Nothing prints it.
 pub(crate) struct Credential {
     path: PathBuf,
     header: ArcSwap<HeaderValue>,
+    /// The one before, and since when it is that.
+    before: ArcSwapOption<(HeaderValue, Instant)>,
 }
 
 impl fmt::Debug for Credential {
@@ -36,7 +41,8 @@ impl Credential {
     pub(crate) fn open(path: &Path) -> Result<Arc<Self>, String> {
         let (followed, text) = Followed::open(path.to_owned(), MAX_FILE);
         let header = read(path, text)?;
-        let credential = Arc::new(Self { path: path.to_owned(), header: ArcSwap::from_pointee(header) });
+        let (header, before) = (ArcSwap::from_pointee(header), ArcSwapOption::empty());
+        let credential = Arc::new(Self { path: path.to_owned(), header, before });
         tokio::spawn(follow(followed, Arc::downgrade(&credential)));
         Ok(credential)
     }
@@ -44,6 +50,17 @@ impl Credential {
     /// What `Authorization` says.
     pub(crate) fn header(&self) -> HeaderValue {
         HeaderValue::clone(&self.header.load())
+    }
+
+    /// What it said until a moment ago, for one who does not take the key that is in force yet.
+    pub(crate) fn before(&self, now: Instant) -> Option<HeaderValue> {
+        let before = self.before.load_full()?;
+        (now < before.1 + GRACE).then(|| before.0.clone())
+    }
+
+    fn change(&self, header: HeaderValue, now: Instant) {
+        let before = self.header.swap(Arc::new(header));
+        self.before.store(Some(Arc::new((HeaderValue::clone(&before), now))));
     }
 }
 
@@ -55,7 +72,7 @@ async fn follow(mut file: Followed, credential: Weak<Credential>) {
         let Ok(text) = changed else { continue };
         match read(&credential.path, text) {
             Ok(header) => {
-                credential.header.store(Arc::new(header));
+                credential.change(header, Instant::now());
                 tracing::info!(file = %credential.path.display(), "the changed key for a replica is in force");
             }
             Err(error) => tracing::error!(error, "the key for a replica stays as it was"),
@@ -98,5 +115,14 @@ mod tests {
         std::fs::remove_file(&folder).unwrap();
         assert_eq!(credential.header(), "Bearer sk-secret");
         assert!(!format!("{credential:?} {:?}", credential.header()).contains("secret"));
+        // The one before is known for a while.
+        let now = Instant::now();
+        assert_eq!(credential.before(now), None);
+        credential.change(read(Path::new("/keys"), Ok("sk-other".to_owned())).unwrap(), now);
+        assert_eq!(
+            (credential.header(), credential.before(now)),
+            ("Bearer sk-other".parse().unwrap(), Some("Bearer sk-secret".parse().unwrap()))
+        );
+        assert_eq!(credential.before(now + GRACE), None);
     }
 }

@@ -110,13 +110,14 @@ pub(crate) fn meant(table: &Table, drains: &Drains, given: &str) -> Result<Strin
 
 /// Refuses to take away the last replica that serves a model and can be reached.
 pub(crate) fn not_the_last(table: &Table, url: &str) -> Result<(), Refused> {
-    let last = table.listed().iter().filter(|route| {
+    let last = table.routed().iter().filter(|route| {
         let slots = route.target.slots();
         let health = &route.pool.owner.health;
         slots.iter().any(|slots| &*slots.replica.url == url)
             && !slots.iter().any(|slots| &*slots.replica.url != url && health.is_reachable(&slots.replica))
     });
-    let models: Vec<String> = last.map(|route| route.served.model.to_string()).collect();
+    let mut models: Vec<String> = last.map(|route| route.served.model.to_string()).collect();
+    models.dedup(); // several revisions of one
     if models.is_empty() { Ok(()) } else { Err(Refused::Last { url: url.to_owned(), models }) }
 }
 

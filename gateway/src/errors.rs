@@ -76,8 +76,10 @@ codes! {
     OriginNotAllowed "origin_not_allowed" 403 Client None, "The page that asks is of another site: its Origin is neither local, nor an application's, nor in `gateway.allowedHosts`. Have its host added.";
     HostNotAllowed "host_not_allowed" 403 Client None, "The Host header names neither an address, nor localhost, nor a name in `gateway.allowedHosts`. Use one of these, or have the name added.";
     ModelNotAllowed "model_not_allowed" 403 Client None, "The key may not use this model. `GET /v1/models` or `GET /api/tags` list those that it may.";
+    RevisionNotAllowed "revision_not_allowed" 403 Client None, "The key may not name the revision that answers (`x-tutti-revision`): its `pinRevisions` is not set. Leave the header out.";
     ManagementRefused "management_refused" 403 Client None, "Models are managed at the replica or by tutti's configuration, not through the gateway.";
     ModelNotFound "model_not_found" 404 Client None, "No model has this name. `GET /v1/models` or `GET /api/tags` list the names.";
+    RevisionNotFound "revision_not_found" 404 Client None, "The model has no revision of the name in `x-tutti-revision`. `tutti status` shows the model's.";
     ApiNotServed "api_not_served" 404 Client None, "No replica that has the model has this API: `/v1/responses` and `/v1/messages` came with later versions of Ollama. Use another API, or replicas that have it.";
     NotFound "not_found" 404 Client None, "No API has this path.";
     MethodNotAllowed "method_not_allowed" 405 Client None, "The path wants another method: see the `Allow` header.";
@@ -88,11 +90,12 @@ codes! {
     RateLimited "rate_limited" 429 Gateway after_ms(1_000), "The key has used up its `requestsPerMinute` at this gateway. `retry-after` says when there is one more.";
     TokensLimited "tokens_limited" 429 Gateway after_ms(1_000), "The key has used up its `tokensPerMinute` at this gateway: requests that are over were charged for it. `retry-after` says when there is one more.";
     ConcurrencyLimited "concurrency_limited" 429 Gateway after_ms(1_000), "The key has as many requests at once at this gateway as its `concurrency` allows. Wait for one to end.";
-    QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows.";
+    QueueFull "queue_full" 429 Gateway after_ms(1_000), "As many requests wait for this pool as `queue.size` allows. Who came last of a lower class makes room for one of a higher.";
     NotSupported "not_supported" 501 Client None, "The API exists, and this version of tutti does not serve it.";
     Overloaded "overloaded" 503 Gateway after_ms(1_000), "The bodies and answers in memory have reached `gateway.limits.bufferedBodies`, or the process may open no more files.";
+    TooLate "too_late" 503 Gateway after_ms(1_000), "By what loads and requests take now, it would have had no slot within `queue.wait`, or no answer within `x-tutti-deadline-ms`: refused at once, or when the deadline passed. `retry-after` says when it may be otherwise, where that is known.";
     QueueTimeout "queue_timeout" 503 Gateway after_ms(1_000), "No replica had a free slot within `queue.wait`.";
-    NoReplica "no_replica" 503 Gateway after_ms(1_000), "No replica of the pool can be reached.";
+    NoReplica "no_replica" 503 Gateway after_ms(1_000), "No replica of the pool can be reached; or none serves this revision, an adapter: the message says how far it is (`risk@v2 is quarantined: WrongBase`).";
     ShuttingDown "shutting_down" 503 Gateway after_ms(1_000), "The gateway is draining. Another one, or this one in a moment, will serve the request.";
     UpstreamError "upstream_error" 502 Replica after_ms(0), "The replica answered what is no HTTP, closed before its answer was whole, or does not take the gateway's key for it (`apiKeyFile`).";
     UpstreamTimeout "upstream_timeout" 504 Replica after_ms(0), "The replica was silent for `timeouts.firstByte` before or `timeouts.idle` within its answer.";

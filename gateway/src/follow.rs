@@ -22,22 +22,22 @@ pub struct Followed {
     looks: Looks<Text>,
 }
 
-/// Two files that mean something only together: a change counts once both have settled.
-pub struct FollowedPair {
-    paths: [PathBuf; 2],
+/// Files that mean something only together: a change counts once all have settled.
+pub struct FollowedSet<const N: usize> {
+    paths: [PathBuf; N],
     max: u64,
-    looks: Looks<[Text; 2]>,
+    looks: Looks<[Text; N]>,
 }
 
-impl FollowedPair {
+impl<const N: usize> FollowedSet<N> {
     /// Reads the files and follows them from then on. Files of more than `max` bytes are not read.
-    pub fn open(paths: [PathBuf; 2], max: u64) -> (Self, [Text; 2]) {
+    pub fn open(paths: [PathBuf; N], max: u64) -> (Self, [Text; N]) {
         let texts = paths.each_ref().map(|path| look(path, max));
         (Self { paths, max, looks: Looks { taken: texts.clone(), seen: texts.clone() } }, texts)
     }
 
-    /// Waits until either file holds something else, and yields what both hold then.
-    pub async fn changed(&mut self) -> [Text; 2] {
+    /// Waits until one of the files holds something else, and yields what all hold then.
+    pub async fn changed(&mut self) -> [Text; N] {
         let (paths, max) = (self.paths.clone(), self.max);
         let look = move || paths.each_ref().map(|path| look(path, max));
         self.looks.next(look, async || std::future::pending().await).await

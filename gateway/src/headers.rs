@@ -39,6 +39,7 @@ headers! {
     In "origin" "`SCHEME://HOST:PORT`" "Which page asks. One of another site is refused, unless its host is in `gateway.allowedHosts`.";
     In "x-tutti-model" "a model's name, once" "The model: it goes before the path's and the body's.";
     In "x-tutti-priority" "`interactive`, `normal` or `bulk`, once" "The class: in a queue a higher one goes first. `normal` where it is absent. Not above the key's `priority`; without keys any.";
+    In "x-tutti-deadline-ms" "a number from 1 to 86400000, once" "How long after it came the request's answer is of use. What cannot have a slot in time, by what requests take now, is refused at once (`too_late`); what waits still when the time is over, then. Once it has a slot it goes on. Unit: milliseconds.";
     Both "x-request-id" "1 to 128 visible ASCII characters" "The request's name in the log, in the answer, and at the replica. Made where there is none, or another.";
     In "traceparent" "W3C Trace Context" "Sent on to the replica. The trace's id is in the log.";
     In "tracestate" "W3C Trace Context" "Sent on to the replica.";
@@ -52,10 +53,11 @@ headers! {
     In "access-control-request-headers" "names" "Which headers it wants to send; it may.";
     Both "content-encoding" "a coding" "A request's body must have none (`identity`); an answer's is the replica's.";
     Both "content-type" "a media type" "Of an answer; a request is read as JSON, whatever it says, and sent on as JSON.";
-    Out "x-tutti-revision" "a name" "Which revision of the model answered, where it has one.";
+    Both "x-tutti-revision" "a name" "Which revision of the model answered, where it has one. In a request: which one shall, whatever the traffic; with keys, where the key's `pinRevisions` is set.";
     Out "x-tutti-replica" "8 hex digits" "Which replica answered: tells two apart, and nothing else.";
     Out "x-tutti-queue-ms" "a number" "How long the request waited for a slot. Unit: milliseconds.";
     Out "x-tutti-adjusted" "fields, with commas between them" "What of the request was changed on its way to the replica: `num_ctx=8192` has this value now, `keep_alive` was left out, for the replica's API has no such field.";
+    Out "x-tutti-batch" "`callers=NUMBER` or `calls=NUMBER`" "Of embeddings: how many callers shared one call (then the tokens of `usage` are this caller's share by length, an estimate), or into how many calls the array was cut.";
     Out "x-tutti-instance" "16 hex digits" "On `/api/version`, `/v1/models` and a 401: which gateway this is, by which one knows itself.";
     Out "retry-after" "a number" "When to try again. Unit: seconds. The gateway's own, or the replica's.";
     Out "retry-after-ms" "a number" "The same in milliseconds, for OpenAI's clients.";

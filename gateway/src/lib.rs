@@ -4,16 +4,21 @@
 //! ([`exchange`]) → settle ([`settle`]); [`handle`] calls the stages in this order. What they read is the [`table`],
 //! which [`control`] builds and swaps.
 
+mod adapters;
 mod adjusted;
 mod answers;
+mod batch;
 mod budget;
 mod calendar;
 pub mod classify;
 pub mod control;
 mod credential;
+mod crowding;
+mod demand;
 mod dialect;
 pub mod discovery;
 pub mod drain;
+pub mod drive;
 mod ending;
 pub mod errors;
 pub mod exchange;
@@ -28,10 +33,14 @@ mod inventory;
 pub mod json;
 pub mod keys;
 pub mod limits;
+pub mod loaders;
 pub mod log;
 pub mod metrics;
+mod peer;
 pub mod record;
 pub mod registry;
+mod releases;
+mod rendezvous;
 pub mod replica;
 mod retry;
 pub mod schedule;
@@ -41,6 +50,7 @@ pub mod shared;
 pub mod status;
 pub mod table;
 pub mod tls;
+mod traffic;
 mod weights;
 
 pub use serve::{Filter, Gateway, Levels, Options, Sockets, StartError};

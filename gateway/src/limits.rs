@@ -29,6 +29,7 @@ limits! {
     Connections "connections", "More connections, and requests on HTTP/2 connections, than `gateway.limits.connections`.";
     Files "files", "More connections than the limit on open files is enough for.";
     OpsConnections "ops_connections", "More connections to the ops or admin port than it has places.";
+    PeerConnections "peer_connections", "More connections to the port for other gateways than it has places.";
     H2Flood "h2_flood", "An HTTP/2 connection that was ended for resets, faults or parts of heads without end.";
     Handshakes "handshakes", "A TLS handshake that waited for one of `gateway.limits.handshakes` to end.";
     HandshakeTimeout "handshake_timeout", "A TLS handshake that took `gateway.limits.handshakeTimeout`.";

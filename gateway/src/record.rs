@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::HeaderValue;
+use tutti_api::Priority;
 
 use crate::classify::Api;
 use crate::dialect::Usage;
@@ -69,6 +70,8 @@ pub struct Record {
     pub sent: usize,
     /// How long it waited for a slot.
     pub queued: Duration,
+    /// Its class in a queue.
+    pub class: Priority,
     /// From the head's arrival to the first byte of the answer's body.
     pub first_byte: Option<Duration>,
     /// Whether its answer was a stream: only then is the first byte a first token.
@@ -77,8 +80,14 @@ pub struct Record {
     pub last_byte: Option<Duration>,
     /// Tokens.
     pub usage: Usage,
+    /// How long its replica had it, once that has ended its part.
+    pub engine: Option<Duration>,
     /// How often it was sent again.
     pub retries: u8,
+    /// How many requests for embeddings shared its call.
+    pub callers: usize,
+    /// How many calls its array was cut into.
+    pub calls: usize,
 }
 
 impl Record {

@@ -4,23 +4,47 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
-use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
+use tokio::sync::Notify;
+use tutti_api::{Engine, MutualTlsSpec, PoolSpec, ReplicaUrl, canonical};
 
+use crate::batch::Desk;
 use crate::credential::Credential;
 use crate::health;
 use crate::health::core::Policy;
+use crate::loaders::{Loader, Reach};
 use crate::replica::Replica;
-use crate::schedule::{Owner, Sharing, Slots, Target, Terms};
+use crate::schedule::{Owner, Shared, Slots, Target, Terms};
+use crate::tls::{Between, Mutual};
+use crate::traffic::{Counted, Turns};
 
-type TargetKey = (Box<str>, Vec<u64>);
+/// The pool, the line in which those stand who wait, the canonical engine name, and the replicas.
+type TargetKey = ([Box<str>; 3], Vec<u64>);
 /// The pool's name, its engine, where the replica is, and the file with the key that it wants.
 type ReplicaKey = (Box<str>, Engine, ReplicaUrl, Option<PathBuf>);
+
+/// The replica's number, where its loader is, and what it wants of whoever asks.
+type LoaderKey = (u64, ReplicaUrl, Shown);
+
+/// What a loader wants of whoever asks it: a token in a file, a certificate, or both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Shown {
+    pub(crate) token: Option<PathBuf>,
+    pub(crate) tls: Option<MutualTlsSpec>,
+}
+
+impl Shown {
+    /// What those of a pool want.
+    pub(crate) fn of(pool: &PoolSpec) -> Self {
+        let Some(adapters) = &pool.adapters else { return Self::default() };
+        Self { token: adapters.token_file.as_ref().map(PathBuf::from), tls: adapters.tls.clone() }
+    }
+}
 
 /// The slots for each engine name, and how many each is to have.
 type Models = BTreeMap<Box<str>, Vec<(Arc<Slots>, u16)>>;
 
 /// Model, revision and pool of a route: what logs and metrics call it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Served {
     /// Tells these apart in this process; from 1.
     pub number: u64,
@@ -32,6 +56,8 @@ pub struct Served {
     pub pool: Box<str>,
     /// OpenTelemetry's `gen_ai.provider.name` of the pool's engine.
     pub provider: &'static str,
+    /// What is counted for who judges it, where the model has other revisions.
+    pub(crate) counted: Option<Counted>,
 }
 
 /// What a table refers to.
@@ -44,7 +70,7 @@ pub struct Live<'a> {
     /// Its pools.
     pub pools: &'a [PoolSpec],
     /// The slots that share runners, by pool.
-    pub sharing: &'a HashMap<Box<str>, Vec<Sharing>>,
+    pub sharing: &'a HashMap<Box<str>, Shared>,
 }
 
 /// Everything with a state that tables refer to. Lives on the control thread, which alone builds tables.
@@ -57,7 +83,16 @@ pub struct Registry {
     /// By the files that hold them.
     credentials: HashMap<PathBuf, Weak<Credential>>,
     owners: HashMap<Box<str>, Weak<Owner>>,
-    /// By canonical engine name and replicas; with the number of slots each replica has.
+    loaders: HashMap<LoaderKey, Weak<Loader>>,
+    /// TLS with loaders, by its files.
+    mutuals: HashMap<MutualTlsSpec, Weak<Mutual>>,
+    /// A loader has told, or a replica was seen to hold, something after which requests go elsewhere.
+    pub(crate) told: Arc<Notify>,
+    /// What the pools know of their embeddings.
+    desks: HashMap<Box<str>, Weak<Desk>>,
+    /// How many requests have drawn lots, by model.
+    turns: HashMap<Box<str>, Weak<Turns>>,
+    /// With the number of slots each replica has.
     targets: HashMap<TargetKey, (Arc<Target>, u16)>,
     /// By model, revision and pool, and what the engine is called.
     served: HashMap<([Box<str>; 3], &'static str), Weak<Served>>,
@@ -101,39 +136,110 @@ impl Registry {
         Ok(new)
     }
 
+    /// TLS with loaders by these files, which are followed.
+    fn mutual(&mut self, spec: &MutualTlsSpec) -> Result<Arc<Mutual>, String> {
+        if let Some(known) = self.mutuals.get(spec).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let new = Mutual::start(spec, Between::Loaders)?;
+        self.mutuals.insert(spec.clone(), Arc::downgrade(&new));
+        Ok(new)
+    }
+
+    /// The loader beside a replica at this URL, which is shown this.
+    ///
+    /// # Errors
+    /// Why its address cannot be sent as a header, or that the files do not hold what they should.
+    pub(crate) fn loader(
+        &mut self,
+        replica: &Arc<Replica>,
+        url: ReplicaUrl,
+        shown: &Shown,
+    ) -> Result<Arc<Loader>, String> {
+        let key = (replica.id, url, shown.clone());
+        if let Some(known) = self.loaders.get(&key).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let token = shown.token.as_deref().map(|file| self.credential(file)).transpose();
+        let token = token.map_err(|error| format!("adapters.tokenFile: {error}"))?;
+        let tls = shown.tls.as_ref().map(|spec| self.mutual(spec)).transpose()?;
+        let reach = Reach::new(key.1.clone(), token, tls)?;
+        let new = Loader::start(reach, replica, self.told.clone());
+        self.loaders.insert(key, Arc::downgrade(&new));
+        Ok(new)
+    }
+
     /// The queue of a pool; a new one holds at most `bound` requests.
     pub fn owner(&mut self, pool: &str, bound: usize) -> Arc<Owner> {
         if let Some(known) = self.owners.get(pool).and_then(Weak::upgrade) {
             return known;
         }
-        let new = Owner::start(bound);
+        let new = Owner::start(bound, self.told.clone());
         self.owners.insert(pool.into(), Arc::downgrade(&new));
         new
     }
 
-    /// The slots for an engine name, however it is spelt, on these replicas; the same ones again while the replicas
-    /// stay the same.
-    pub fn target(&mut self, replicas: &[Arc<Replica>], engine_name: &str, generation: u32, limit: u16) -> Arc<Target> {
-        let key = (canonical(engine_name).into(), replicas.iter().map(|replica| replica.id).collect());
+    /// Where a pool's embeddings meet.
+    pub(crate) fn desk(&mut self, pool: &str) -> Arc<Desk> {
+        if let Some(known) = self.desks.get(pool).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new: Arc<Desk> = Arc::default();
+        self.desks.insert(pool.into(), Arc::downgrade(&new));
+        new
+    }
+
+    /// How many requests for a model have drawn lots.
+    pub(crate) fn turns(&mut self, model: &str) -> Arc<Turns> {
+        if let Some(known) = self.turns.get(model).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new: Arc<Turns> = Arc::default();
+        self.turns.insert(model.into(), Arc::downgrade(&new));
+        new
+    }
+
+    /// The slots for an engine name, however it is spelt, on these replicas of a pool; the same ones again while the replicas
+    /// stay the same. Who waits in one line is not told to choose again for what happens in another, nor who waits for one pool
+    /// without replicas for what happens in another.
+    pub fn target(
+        &mut self,
+        (pool, line): (&str, &str),
+        replicas: &[Arc<Replica>],
+        engine_name: &str,
+        generation: u32,
+        limit: u16,
+    ) -> Arc<Target> {
+        let names = [pool.into(), line.into(), canonical(engine_name).into()];
+        let key = (names, replicas.iter().map(|replica| replica.id).collect());
         let slots = || replicas.iter().map(|replica| replica.slots(engine_name, generation, limit)).collect();
         let target = self.targets.entry(key).or_insert_with(|| (Target::new(slots()), limit));
         target.1 = limit;
         target.0.clone()
     }
 
-    /// What logs and metrics call a revision on a pool of this engine; the same again while anybody knows it.
-    pub fn served(&mut self, model: &str, revision: &str, pool: &str, engine: Engine) -> Arc<Served> {
+    /// What logs and metrics call a revision on a pool of this engine; the same again while anybody knows it. `counted`:
+    /// it is one of several, and may be judged.
+    pub fn served(&mut self, model: &str, revision: &str, pool: &str, engine: Engine, counted: bool) -> Arc<Served> {
         let provider = match engine {
             Engine::Ollama => "ollama",
             Engine::Openai => "openai",
         };
         let key = ([model.into(), revision.into(), pool.into()], provider);
-        if let Some(known) = self.served.get(&key).and_then(Weak::upgrade) {
+        let known = self.served.get(&key).and_then(Weak::upgrade);
+        if let Some(known) = known.filter(|known| known.counted.is_some() == counted) {
             return known;
         }
         self.last_served += 1;
         let [model, revision, pool] = key.0.clone();
-        let new = Arc::new(Served { number: self.last_served, model, revision, pool, provider });
+        let new = Arc::new(Served {
+            number: self.last_served,
+            model,
+            revision,
+            pool,
+            provider,
+            counted: counted.then(Counted::default),
+        });
         self.served.insert(key, Arc::downgrade(&new));
         new
     }
@@ -168,9 +274,15 @@ impl Registry {
             let _ = owner.table(targets.clone(), shared, terms).await;
         }
         self.owners.retain(|_, owner| owner.strong_count() > 0);
+        self.desks.retain(|_, desk| desk.strong_count() > 0);
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
+        self.loaders.retain(|_, loader| {
+            loader.upgrade().inspect(|loader| loader.look()).is_some() // what it has to keep may be other names now
+        });
         self.credentials.retain(|_, credential| credential.strong_count() > 0);
+        self.mutuals.retain(|_, mutual| mutual.strong_count() > 0);
         self.served.retain(|_, served| served.strong_count() > 0);
+        self.turns.retain(|_, turns| turns.strong_count() > 0);
     }
 
     /// The slots of these targets and how many there are, by pool and engine name.
@@ -205,7 +317,7 @@ mod tests {
         let pool = PoolSpec { name: "p".to_owned(), ..PoolSpec::default() };
         let owner = registry.owner("p", 8);
         let replica = registry.replica(&pool, "http://Localhost:1/".parse().unwrap(), None).unwrap();
-        let target = registry.target(&[replica], "m", 1, 1);
+        let target = registry.target(("p", ""), &[replica], "m", 1, 1);
         let Verdict::Go(permit) = owner.acquire(&target, 1, Instant::now(), &mut Place::default(), None).await else {
             panic!("a free slot is not to be had");
         };
@@ -216,13 +328,18 @@ mod tests {
         let replica = registry.replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         assert!(Arc::ptr_eq(&replica, permit.replica()));
         assert!(queue.upgrade().is_some_and(|queue| Arc::ptr_eq(&queue, &registry.owner("p", 8))));
-        let target = registry.target(std::slice::from_ref(&replica), "M:latest", 3, 1);
+        let target = registry.target(("p", ""), std::slice::from_ref(&replica), "M:latest", 3, 1);
         registry.publish(Live { targets: vec![target.clone()], ..nothing(3) }, || ()).await;
         assert_eq!((target.slots()[0].view().in_flight, target.slots()[0].view().limit), (1, 1));
 
         let id = replica.id;
+        let gone = Arc::downgrade(&replica);
         drop((replica, target, permit));
         registry.publish(nothing(4), || ()).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await; // the queue's task ends
+        }
+        assert_eq!(gone.strong_count(), 0);
         let replica = registry.replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         assert_ne!(replica.id, id, "nobody used it any more");
         let openai = PoolSpec { engine: Engine::Openai, ..pool };

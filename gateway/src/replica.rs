@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 use http::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue};
@@ -12,7 +12,9 @@ use tokio::sync::Notify;
 use tutti_api::{Engine, PoolSpec, ReplicaUrl, canonical};
 
 use crate::credential::Credential;
+use crate::crowding::Crowding;
 use crate::discovery::Lead;
+use crate::rendezvous;
 use crate::schedule::Slots;
 
 /// Where to connect.
@@ -37,6 +39,8 @@ pub struct Replica {
     pub engine: Engine,
     /// The endpoint's URL, in its one form.
     pub url: Box<str>,
+    /// By which it is chosen for what comes back ([`rendezvous`]).
+    pub(crate) key: u64,
     /// What goes into the Host header: the replica's own authority (an Ollama refuses others).
     pub authority: HeaderValue,
     /// The name to ask DNS for, where it has one; then its addresses may change.
@@ -48,6 +52,8 @@ pub struct Replica {
     /// A name that tells clients two replicas apart, and nothing else.
     pub opaque: HeaderValue,
     version: Mutex<Option<String>>,
+    /// Which bases exclude each other there.
+    crowding: Mutex<Crowding>,
     /// By canonical engine name. Weak, for the slots refer to their replica; targets keep them.
     slots: Mutex<HashMap<Box<str>, Weak<Slots>>>,
 }
@@ -81,8 +87,10 @@ impl Replica {
                 hurry: None,
             }),
             opaque: text(format!("{:08x}", hash.finish() >> 32))?,
+            key: rendezvous::key(&shown),
             url: shown.into(),
             version: Mutex::default(),
+            crowding: Mutex::default(),
             slots: Mutex::default(),
         }))
     }
@@ -141,6 +149,11 @@ impl Replica {
     /// The engine's version, once it has told it.
     pub fn version(&self) -> Option<String> {
         self.version.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which bases exclude each other there, as far as was seen.
+    pub(crate) fn crowding(&self) -> MutexGuard<'_, Crowding> {
+        self.crowding.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn set_version(&self, version: String) {

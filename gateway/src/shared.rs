@@ -9,15 +9,18 @@ use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tutti_api::{Config, Timestamp};
+use tutti_control_plane::Standing;
 
 use crate::answers::Residents;
 use crate::budget::Budget;
+use crate::demand::Demand;
 use crate::discovery::Discovery;
 use crate::ending::Ending;
 use crate::keys::Keyring;
 use crate::limits::Limit;
 use crate::log;
 use crate::metrics::Metrics;
+use crate::peer::Peers;
 use crate::table::Table;
 use crate::tls::Tls;
 use crate::weights::Known;
@@ -32,6 +35,8 @@ pub struct Shared {
     pub budget: Arc<Budget>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// What work there is.
+    pub(crate) demand: Demand,
     /// Who says where replicas are that the configuration does not name itself.
     pub discovery: Discovery,
     /// Who may ask.
@@ -46,6 +51,10 @@ pub struct Shared {
     pub(crate) files: usize,
     /// What clients are served by under TLS; `None`: in clear.
     pub(crate) tls: Option<Tls>,
+    /// How the releases stand that it drives.
+    pub(crate) releases: ArcSwap<Vec<Standing>>,
+    /// The other gateways, where there are some.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// TLS handshakes that came to nothing.
     pub failed_handshakes: AtomicU64,
     /// Heads that were no HTTP, or longer than they may be.
@@ -67,7 +76,13 @@ pub struct Shared {
 
 impl Shared {
     /// Of a gateway that starts with this table.
-    pub(crate) fn new(table: Arc<Table>, instance: HeaderValue, tls: Option<Tls>, files: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        table: Arc<Table>,
+        instance: HeaderValue,
+        tls: Option<Tls>,
+        peers: Option<Arc<Peers>>,
+        files: usize,
+    ) -> Arc<Self> {
         let metrics: Arc<Metrics> = Arc::default();
         metrics.set_limit(table.config.gateway.limits.label_values);
         log::set_requests(table.config.gateway.log.requests);
@@ -76,6 +91,7 @@ impl Shared {
             table: ArcSwap::new(table),
             budget: Arc::default(),
             metrics,
+            demand: Demand::default(),
             discovery: Discovery::default(),
             keys: Arc::default(),
             instance,
@@ -83,6 +99,8 @@ impl Shared {
             further_requests: AtomicUsize::new(0),
             files,
             tls,
+            releases: ArcSwap::default(),
+            peers,
             failed_handshakes: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),

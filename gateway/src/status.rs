@@ -12,10 +12,13 @@ use crate::discovery::{Heard, Origin, Source};
 use crate::ending::Phase;
 pub use crate::health::{Cause, HeldState, HeldStatus};
 use crate::keys::KeysStatus;
+pub use crate::loaders::{AdapterStatus, LoaderStatus};
+use crate::peer::{Peers, Reach, Standing, Whose};
 use crate::replica::Replica;
-use crate::schedule::Sharing;
+pub use crate::schedule::Known;
+use crate::schedule::{GroupExplained, RunnerExplained};
 use crate::shared::{Reloaded, Shared};
-use crate::table::{Pool, Table};
+use crate::table::{Pool, Route, Table};
 use crate::tls::{CertificateStatus, Tls};
 
 /// The answer of `/status`.
@@ -38,6 +41,9 @@ pub struct Status {
     /// The keys, where who asks needs one.
     #[serde(default)]
     pub keys: Option<KeysStatus>,
+    /// The other gateways, where there are some.
+    #[serde(default)]
+    pub peers: Option<PeersStatus>,
     /// Connections that are open.
     pub connections: usize,
     /// Whether it is draining.
@@ -51,6 +57,67 @@ pub struct Status {
     pub models: BTreeMap<String, String>,
 }
 
+/// What a gateway knows of the others.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PeersStatus {
+    /// This one's number: another at each start.
+    pub id: String,
+    /// The certificate that it shows to others.
+    pub certificate: CertificateStatus,
+    /// Those that are there.
+    pub others: Vec<PeerStatus>,
+    /// Who schedules each pool that one gateway schedules, by the pools' names.
+    pub pools: BTreeMap<String, OwnerStatus>,
+}
+
+/// Another gateway in a [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct PeerStatus {
+    /// Its number.
+    pub id: String,
+    /// Where it is reached.
+    pub address: SocketAddr,
+    /// Whether another gateway is there, which passes on to it.
+    pub through_another: bool,
+    /// Whether it is about to end.
+    pub leaving: bool,
+}
+
+/// Who schedules a pool, in a [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+pub struct OwnerStatus {
+    /// Its number; `None` while this gateway waits for the one before to let go.
+    pub id: Option<String>,
+    /// The number of the ownership: higher with each change.
+    pub epoch: u64,
+}
+
+impl PeersStatus {
+    fn of(peers: &Peers) -> Self {
+        let view = peers.view();
+        let other = |(reach, standing): &(Reach, Standing)| PeerStatus {
+            id: reach.id.to_string(),
+            address: reach.address,
+            through_another: reach.through_another,
+            leaving: standing.leaving,
+        };
+        let owner = |whose: &Whose| match whose {
+            Whose::Here => Some(peers.id.to_string()),
+            Whose::Soon => None,
+            Whose::There(reach) => Some(reach.id.to_string()),
+        };
+        let pools = view.pools.iter();
+        Self {
+            id: peers.id.to_string(),
+            certificate: peers.mutual.status(),
+            others: view.peers.iter().map(other).collect(),
+            pools: pools
+                .map(|(pool, view)| (pool.to_string(), OwnerStatus { id: owner(&view.whose), epoch: view.epoch }))
+                .collect(),
+        }
+    }
+}
+
 /// A pool in a [`Status`].
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct PoolStatus {
@@ -58,8 +125,25 @@ pub struct PoolStatus {
     pub name: String,
     /// Requests that wait.
     pub queued: usize,
+    /// What they wait for; those first that have waited longest.
+    #[serde(default)]
+    pub waits: Vec<Waits>,
     /// Its replicas.
     pub replicas: Vec<ReplicaStatus>,
+}
+
+/// Requests of a pool that wait for the same.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Waits {
+    /// The models, as the replicas call them.
+    pub models: Vec<String>,
+    /// How many.
+    pub waiting: usize,
+    /// How long the first has waited.
+    pub oldest_ms: u64,
+    /// `load` or `slot`.
+    pub waits_for: String,
 }
 
 /// A replica in a [`Status`].
@@ -86,11 +170,26 @@ pub struct ReplicaStatus {
     /// What is held against it, and against models on it.
     #[serde(default)]
     pub held: Vec<HeldStatus>,
-    /// Of models that share a runner, those that are in its memory.
+    /// Its runners that several models share: what they have in memory.
     #[serde(default)]
-    pub loaded: Vec<String>,
+    pub runners: Vec<RunnerStatus>,
     /// Requests it works on.
     pub in_flight: u32,
+    /// The loader that brings it adapters, where one is named.
+    #[serde(default)]
+    pub loader: Option<LoaderStatus>,
+}
+
+/// A runner that several models share, in a [`Status`].
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct RunnerStatus {
+    /// The models that it has, as the replica calls them.
+    pub loaded: Vec<String>,
+    /// How that is known.
+    pub known: Known,
+    /// Since when. Unit: milliseconds ago.
+    pub known_ms: Option<u64>,
 }
 
 /// A name or a file in a [`Status`].
@@ -130,9 +229,36 @@ impl SourceStatus {
     }
 }
 
+/// As many kinds of waiters are told of a pool.
+const MOST_WAITS: usize = 20;
+
 impl Status {
     /// As it is now.
-    pub fn of(shared: &Shared) -> Self {
+    pub async fn of(shared: &Shared) -> Self {
+        let mut status = Self::without_queues(shared);
+        let table = shared.table().clone();
+        for of in &mut status.pools {
+            let Some(pool) = table.pools.iter().find(|pool| *pool.name == *of.name) else { continue };
+            let Some(explained) = pool.owner.explain(&pool.name).await else { continue };
+            for RunnerExplained { replica, loaded, known, known_ms, .. } in explained.runners {
+                let of = of.replicas.iter_mut().find(|of| of.url == replica);
+                of.into_iter().for_each(|of| of.runners.push(RunnerStatus { loaded: loaded.clone(), known, known_ms }));
+            }
+            let waits = explained.groups.into_iter().filter(|group| group.waiting > 0).take(MOST_WAITS);
+            of.waits = waits
+                .map(|GroupExplained { models, waiting, oldest_ms, waits_for, .. }| Waits {
+                    models,
+                    waiting,
+                    oldest_ms,
+                    waits_for,
+                })
+                .collect();
+        }
+        status
+    }
+
+    /// The same, without what those wait for who wait.
+    pub(crate) fn without_queues(shared: &Shared) -> Self {
         let table = shared.table();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -142,6 +268,7 @@ impl Status {
             at_next_start: at_next_start(&shared.started.gateway, &table.config.gateway),
             certificate: shared.tls.as_ref().map(Tls::status),
             keys: shared.keys.status(),
+            peers: shared.peers.as_deref().map(PeersStatus::of),
             connections: shared.connections.load(Relaxed),
             draining: shared.ending.has_reached(Phase::Leaving),
             pools: pools(&table),
@@ -151,8 +278,7 @@ impl Status {
                 .iter()
                 .map(|route| {
                     let served = &route.served;
-                    let to = [&*served.pool, &*served.revision].join(" ").trim_end().to_owned();
-                    (served.model.to_string(), to)
+                    (served.model.to_string(), leads_to(&table, route))
                 })
                 .collect(),
         }
@@ -164,6 +290,25 @@ impl Status {
     }
 }
 
+/// Where a model leads, for people.
+fn leads_to(table: &Table, route: &Route) -> String {
+    let served = &route.served;
+    let to = |route: &Route| [&*route.served.pool, &*route.served.revision].join(" ").trim_end().to_owned();
+    let Some(split) = table.lead(&served.model).and_then(|lead| lead.split.as_ref()) else { return to(route) };
+    let share = |route: &Route| tutti_api::Share::of_parts(split.weight(&route.served.revision));
+    let mut all = match split.routed.as_slice() {
+        [only] => to(only),
+        several => several.iter().map(|route| format!("{} {}", to(route), share(route))).collect::<Vec<_>>().join(", "),
+    };
+    if let Some((mirror, share)) = &split.mirror {
+        all.push_str(&format!(", {} mirrors {}", to(mirror), tutti_api::Share::of_parts(*share)));
+    }
+    if split.overridden {
+        all.push_str(", OVERRIDDEN");
+    }
+    all
+}
+
 /// The fields of which only the next start takes notice.
 fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
     let fields = [
@@ -171,6 +316,7 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
         ("gateway.ops", started.ops != now.ops),
         ("gateway.admin.listen", started.admin.listen != now.admin.listen),
         ("gateway.tls", started.tls != now.tls),
+        ("gateway.peer", started.peer != now.peer),
         ("gateway.limits.handshakes", started.limits.handshakes != now.limits.handshakes),
         ("gateway.admin.tokenFile", started.admin.token_file != now.admin.token_file),
     ];
@@ -180,16 +326,19 @@ fn at_next_start(started: &GatewaySpec, now: &GatewaySpec) -> Vec<String> {
 fn pools(table: &Table) -> Vec<PoolStatus> {
     let left: Vec<_> = table.left.iter().filter_map(Weak::upgrade).filter(|replica| replica.in_flight() > 0).collect();
     let of = |pool: &Pool| {
-        let sharing = table.sharing(&pool.name);
-        let named = pool.replicas.iter().zip(&pool.origins).map(|(of, from)| replica(pool, sharing, of, Some(from)));
-        let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, sharing, of, None));
-        PoolStatus { name: pool.name.to_string(), queued: pool.owner.queued(), replicas: named.chain(left).collect() }
+        let named = pool.with_loaders().zip(&pool.origins).map(|((of, loader), from)| ReplicaStatus {
+            loader: loader.map(|loader| LoaderStatus::of(loader, pool, table, false)),
+            ..replica(pool, of, Some(from))
+        });
+        let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, of, None));
+        let (name, queued) = (pool.name.to_string(), pool.owner.queued());
+        PoolStatus { name, queued, waits: Vec::new(), replicas: named.chain(left).collect() }
     };
     table.pools.iter().map(|pool| of(pool)).collect()
 }
 
 /// `origin`: `None` for one that nobody names any more.
-fn replica(pool: &Pool, sharing: &[Sharing], replica: &Replica, origin: Option<&Origin>) -> ReplicaStatus {
+fn replica(pool: &Pool, replica: &Replica, origin: Option<&Origin>) -> ReplicaStatus {
     let (health, slots) = (&pool.owner.health, replica.all_slots());
     ReplicaStatus {
         url: replica.url.to_string(),
@@ -200,8 +349,9 @@ fn replica(pool: &Pool, sharing: &[Sharing], replica: &Replica, origin: Option<&
         drained: pool.drained.contains(&replica.id),
         leaving: origin.is_none(),
         held: health.told(replica, &slots),
-        loaded: sharing.iter().filter_map(|sharing| sharing.loaded_on(replica)).map(str::to_owned).collect(),
+        runners: Vec::new(),
         in_flight: replica.in_flight(),
+        loader: None,
     }
 }
 
@@ -225,9 +375,11 @@ mod tests {
         now.admin = tutti_api::AdminSpec { listen: String::new(), token_file: Some(String::new()) };
         now.tls = Some(tutti_api::TlsSpec { cert: String::new(), key: String::new() });
         now.limits.handshakes += 1;
+        let tls = tutti_api::MutualTlsSpec { cert: String::new(), key: String::new(), ca: String::new() };
+        now.peer = Some(tutti_api::PeerSpec { listen: String::new(), tls, dns: None, addresses: Vec::new() });
         let schema = tutti_api::json_schema();
         let all = at_next_start(&GatewaySpec::default(), &now);
-        assert_eq!(all.len(), 6, "{all:?}");
+        assert_eq!(all.len(), 7, "{all:?}");
         for field in all {
             let at = format!("/properties/{}", field.replace('.', "/properties/"));
             let about = schema.pointer(&at).and_then(|field| field["description"].as_str()).unwrap_or_default();

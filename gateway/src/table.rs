@@ -1,95 +1,29 @@
 //! Which name leads where: immutable, built whole from specs and what is known of the world, swapped whole.
 
+mod lead;
+mod world;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use http::HeaderName;
 use serde_json::Value;
-use tutti_api::{Config, Engine, Expose, PoolSpec, canonical};
+use tutti_api::{Config, Engine, Expose, PoolSpec, RevisionSpec, canonical};
 
+pub(crate) use self::lead::Lead;
+use crate::adapters;
+use crate::batch::Desk;
 use crate::classify::{Api, Pins};
-use crate::discovery::{self, Found, Located, Origin};
-use crate::drain::Drains;
+use crate::discovery::{self, Located, Origin};
 use crate::errors::{Code, Failure};
 use crate::health::Probing;
-use crate::registry::{Live, Registry, Served};
+use crate::loaders::{self, Loader, Trial, Word};
+use crate::registry::{Live, Registry, Served, Shown};
 use crate::replica::Replica;
-use crate::schedule::{Owner, Sharing, Slots, Target};
+use crate::schedule::{self, Mixed, Owner, Sharing, Slots, Target};
 use crate::weights::Weights;
-
-/// What a replica said it has, by its number; a replica that has not answered yet is missing.
-pub type Catalog = HashMap<u64, Vec<Available>>;
-
-/// What is known of the world, beside what the configuration says: what a table is built from.
-#[derive(Debug, Default)]
-pub struct World {
-    /// Where the replicas are that the configuration does not name itself.
-    pub found: Found,
-    /// What the replicas have.
-    pub catalog: Catalog,
-    /// Which APIs that not every replica has they have, by their numbers; who has not said is missing.
-    pub apis: HashMap<u64, Apis>,
-    /// Those that get nothing new.
-    pub drains: Drains,
-    /// URLs at which this gateway itself answers: no replicas.
-    pub ourselves: HashSet<Box<str>>,
-}
-
-impl World {
-    /// Takes in what a replica said it has; what it did not say stays. Yields whether any of it is new.
-    pub(crate) fn learn(&mut self, replica: u64, models: Option<Vec<Available>>, apis: Option<Apis>) -> bool {
-        let models = models.filter(|models| self.catalog.get(&replica) != Some(models));
-        let apis = apis.filter(|apis| self.apis.get(&replica) != Some(apis));
-        let new = models.is_some() || apis.is_some();
-        self.catalog.extend(models.map(|models| (replica, models)));
-        self.apis.extend(apis.map(|apis| (replica, apis)));
-        new
-    }
-
-    /// Forgets all replicas but these.
-    pub(crate) fn keep(&mut self, known: &[u64]) {
-        self.catalog.retain(|id, _| known.contains(id));
-        self.apis.retain(|id, _| known.contains(id));
-    }
-
-    /// Forgets that somewhere was this gateway itself where nobody says any more that a replica is there.
-    pub(crate) fn forget_ourselves(&mut self, config: &Config) {
-        let located = config.pools.iter().filter_map(|spec| discovery::endpoints(spec, &self.found).ok()).flatten();
-        let urls: HashSet<String> = located.map(|located| located.url.to_string()).collect();
-        self.ourselves.retain(|url| urls.contains(&**url));
-    }
-}
-
-/// The APIs that came with later versions of the engines: whether a replica has each.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Apis {
-    /// `/v1/responses`
-    pub responses: bool,
-    /// `/v1/messages`
-    pub messages: bool,
-}
-
-impl Apis {
-    /// Whether it has this one; the others every replica has.
-    fn has(self, api: Api) -> bool {
-        match api {
-            Api::OpenAiResponses => self.responses,
-            Api::AnthropicMessages => self.messages,
-            _ => true,
-        }
-    }
-}
-
-/// A model that a replica has.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Available {
-    /// Its name at the replica.
-    pub name: String,
-    /// Its entry in the replica's `/api/tags`.
-    pub entry: Value,
-    /// What it is made of, where the replica says.
-    pub weights: Option<Arc<Weights>>,
-}
+pub use world::{Apis, Available, Catalog, World};
 
 /// Where the requests for a name go.
 #[derive(Debug)]
@@ -103,8 +37,12 @@ pub struct Route {
     /// The slots it may take.
     pub target: Arc<Target>,
     later: Later,
+    /// The numbers of the replicas that have it for sure.
+    proven: Vec<u64>,
     /// What the replicas say of it.
     pub entry: Option<Value>,
+    /// Where it lies below `adapters.from`, where it is an adapter.
+    adapter: Option<Box<str>>,
 }
 
 /// The slots of those of a route's replicas that have an API which not all have.
@@ -141,6 +79,18 @@ impl Route {
         [Some(&self.target), self.later.responses.as_ref(), self.later.messages.as_ref()].into_iter().flatten()
     }
 
+    /// Why no replica serves it, as far as the loaders tell, for clients; of an adapter alone.
+    pub(crate) fn why_nobody(&self) -> Option<String> {
+        let path = self.adapter.as_deref()?;
+        let Served { model, revision, .. } = &*self.served;
+        let of: Vec<_> = self.pool.loaders.iter().flatten().filter_map(|loader| loader.adapter(path)).collect();
+        let why = loaders::why(of.iter());
+        Some(match why {
+            Some(why) => format!("{model}@{revision} is {why}"),
+            None => format!("nobody has told of {model}@{revision} yet"),
+        })
+    }
+
     /// The name the replicas know it by; of an exposed model, as they spell it themselves.
     pub fn engine_name(&self) -> &str {
         self.engine_name.as_deref().unwrap_or(&self.served.model)
@@ -164,8 +114,16 @@ pub struct Pool {
     pub drained: HashSet<u64>,
     /// Of each of them, who said where it is.
     pub origins: Vec<Origin>,
+    /// Of each of them, the loader that brings it adapters, where one is named.
+    pub loaders: Vec<Option<Arc<Loader>>>,
+    /// Embeddings that leave together.
+    pub(crate) desk: Arc<Desk>,
+    /// Most requests that wait.
+    pub(crate) most_waiting: usize,
     /// Longest wait for a slot.
     pub wait: Duration,
+    /// Longest wait in all while weights load, or while there is no replica.
+    pub cold_wait: Duration,
     /// How long a connection may take to come about.
     pub connect: Duration,
     /// How long the first byte of an answer may take.
@@ -176,6 +134,8 @@ pub struct Pool {
     pub retries: u32,
     /// The share of a retry that each request brings, from 0 to 1.
     pub retry_budget: f64,
+    /// The share of a replica's time that probes of adapters may take, from 0 to 1, where it has any.
+    pub(crate) probe_share: Option<f64>,
     /// When its replicas are asked for a token, if ever.
     pub(crate) probing: Option<Probing>,
 }
@@ -184,6 +144,11 @@ impl Pool {
     /// Whether requests of OpenAI's API should go to the replicas by Ollama's own: only that carries what is pinned.
     pub fn wants_native(&self) -> bool {
         self.engine == Engine::Ollama && !self.pins.is_empty()
+    }
+
+    /// Its replicas, each with its loader, where one is named.
+    pub(crate) fn with_loaders(&self) -> impl Iterator<Item = (&Arc<Replica>, Option<&Arc<Loader>>)> {
+        self.replicas.iter().zip(self.loaders.iter().map(Option::as_ref))
     }
 
     /// Its replicas but for those that get nothing new.
@@ -207,11 +172,18 @@ pub struct Table {
     pub(crate) left: Vec<Weak<Replica>>,
     /// Whether a replica that may have models of its own to show has not said which.
     pub unheard: bool,
-    routes: HashMap<Box<str>, Arc<Route>>,
+    routes: HashMap<Box<str>, Lead>,
     /// The names to list, in order: each model once, under its own name.
     listed: Vec<Arc<Route>>,
+    /// All that requests go to by themselves, a model's revisions each; and all that a request may name.
+    routed: Vec<Arc<Route>>,
+    pinned: Vec<Arc<Route>>,
+    /// Headers that keep clients of some model where they are.
+    pub(crate) sticky: Vec<HeaderName>,
     /// The slots that share runners, by pool.
-    sharing: HashMap<Box<str>, Vec<Sharing>>,
+    sharing: HashMap<Box<str>, schedule::Shared>,
+    /// By replica, what has slots there while a probe runs.
+    trials: HashMap<u64, (Trial, HashMap<String, Arc<Target>>)>,
 }
 
 impl Table {
@@ -221,7 +193,6 @@ impl Table {
     /// # Errors
     /// Why an endpoint cannot be one.
     pub fn build(config: Arc<Config>, world: &World, generation: u32, registry: &mut Registry) -> Result<Self, String> {
-        let catalog = &world.catalog;
         let mut table = Self {
             generation,
             config: config.clone(),
@@ -231,7 +202,11 @@ impl Table {
             unheard: false,
             routes: HashMap::new(),
             listed: Vec::new(),
+            routed: Vec::new(),
+            pinned: Vec::new(),
+            sticky: Vec::new(),
             sharing: HashMap::new(),
+            trials: HashMap::new(),
         };
         for spec in &config.pools {
             let pool = pool(spec, world, registry)?;
@@ -239,66 +214,79 @@ impl Table {
         }
         table.left = registry.others(&table.replicas().map(|replica| replica.id).collect::<Vec<_>>());
         for model in &config.models {
-            let wanted = model.traffic.as_ref().and_then(|traffic| traffic.revision.as_deref());
-            let revision = match wanted {
-                Some(name) => model.revisions.iter().find(|revision| revision.name == name),
-                None => model.revisions.first(),
-            };
-            let Some(revision) = revision else { continue };
-            let Some(at) = config.pools.iter().position(|pool| pool.name == revision.pool) else { continue };
-            let Some(upstream) = revision.upstream.as_deref() else { continue };
-            let (pool, spec) = (table.pools[at].clone(), &config.pools[at]);
-            let replicas = serving(catalog, &pool, upstream);
-            let route = Arc::new(Route {
-                served: registry.served(&model.name, &revision.name, &pool.name, spec.engine),
-                later: later(world, &replicas, |some| registry.target(some, upstream, generation, limit(spec))),
-                target: registry.target(&replicas, upstream, generation, limit(spec)),
-                entry: entry(catalog, &pool.replicas, upstream),
-                engine_name: Some(upstream.into()),
-                pool,
-            });
-            table.listed.push(route.clone());
+            let Some(lead) = table.lead_of(model, world, registry) else { continue };
+            table.listed.push(lead.route.clone());
             for name in std::iter::once(&model.name).chain(&model.aliases) {
-                table.routes.entry(canonical(name).into()).or_insert_with(|| route.clone());
+                table.routes.entry(canonical(name).into()).or_insert_with(|| lead.clone());
             }
         }
         for (spec, pool) in config.pools.iter().zip(table.pools.clone()) {
             if spec.expose == Expose::All {
-                table.unheard |= pool.replicas.iter().any(|replica| !catalog.contains_key(&replica.id));
+                table.unheard |= pool.replicas.iter().any(|replica| !world.catalog.contains_key(&replica.id));
                 table.expose(spec, &pool, world, registry);
             }
         }
-        table.sharing = table.shared(catalog);
+        for (spec, pool) in config.pools.iter().zip(table.pools.clone()) {
+            for (replica, loader) in pool.with_loaders() {
+                let Some(trial) = loader.and_then(|loader| loader.trial()) else { continue };
+                let target = |name: &String| {
+                    let (of, limit) = ((&*pool.name, ""), slots_of(spec));
+                    let target = registry.target(of, std::slice::from_ref(replica), name, generation, limit);
+                    (name.clone(), target)
+                };
+                let targets = trial.names().iter().map(target).collect();
+                table.trials.insert(replica.id, (trial, targets));
+            }
+        }
+        table.sharing = table.shared(&world.catalog);
         Ok(table)
     }
 
-    /// Which slots share runners: those of one replica for models of one base that exclude each other.
-    fn shared(&self, catalog: &Catalog) -> HashMap<Box<str>, Vec<Sharing>> {
-        let slots = self.listed.iter().flat_map(|route| route.targets()).flat_map(|target| target.slots());
+    /// The slots for a probe that runs on a replica, by name; `None` while this table has none for it.
+    pub(crate) fn trial(&self, replica: u64, trial: &Trial) -> Option<&HashMap<String, Arc<Target>>> {
+        self.trials.get(&replica).filter(|(known, _)| known == trial).map(|(_, targets)| targets)
+    }
+
+    fn targets(&self) -> impl Iterator<Item = &Arc<Target>> {
+        let trials = self.trials.values().flat_map(|(_, targets)| targets.values());
+        self.all().flat_map(|route| route.targets()).chain(trials)
+    }
+
+    /// Which slots share runners: those of one replica for models of one base, or of bases of which the replica holds one at a
+    /// time, that exclude each other; and which replicas have models of several bases.
+    fn shared(&self, catalog: &Catalog) -> HashMap<Box<str>, schedule::Shared> {
+        let slots = self.targets().flat_map(|target| target.slots());
         // By replica and base; each with its group.
         type Members<'s> = Vec<(&'s Arc<Slots>, Box<str>)>;
         let mut runners: HashMap<(u64, Box<str>), Members<'_>> = HashMap::new();
+        let mut mixed: HashMap<u64, Mixed> = HashMap::new();
         for slots in slots {
             let Some(weights) = weights(catalog, &slots.replica, &slots.name) else { continue };
-            let runner = runners.entry((slots.replica.id, weights.base.clone())).or_default();
+            let runner = slots.replica.crowding().runner(&weights.base).into();
+            let runner = runners.entry((slots.replica.id, runner)).or_default();
             if !runner.iter().any(|(known, _)| known.id() == slots.id()) {
-                runner.push((slots, weights.group.clone()));
+                runner.push((slots, format!("{}\n{}", weights.base, weights.group).into()));
             }
+            let new = || Mixed { replica: slots.replica.clone(), bases: HashMap::new() };
+            let of_replica = mixed.entry(slots.replica.id).or_insert_with(new);
+            of_replica.bases.insert(slots.name.clone(), weights.base.clone());
         }
-        let alone = |pool: &str| self.pools.iter().any(|of| *of.name == *pool && of.replicas.len() == 1);
-        let mut sharing: HashMap<Box<str>, Vec<Sharing>> = HashMap::new();
-        // Where there are several it is not decided yet which of them loads what.
-        runners.retain(|_, members| alone(&members[0].0.replica.pool));
+        let mut sharing: HashMap<Box<str>, schedule::Shared> = HashMap::new();
         for ((replica, base), mut members) in runners {
-            // Of names that stand for the same weights none waits for another; and turns are between names.
             let groups: HashSet<&str> = members.iter().map(|(_, group)| &**group).collect();
-            if groups.len() < 2 || groups.len() < members.len() {
-                continue;
+            if groups.len() < 2 {
+                continue; // names for the same weights exclude nobody
             }
             members.sort_by_key(|(slots, _)| slots.id());
             let pool = members[0].0.replica.pool.clone();
-            let slots = members.into_iter().map(|(slots, _)| slots.clone()).collect();
-            sharing.entry(pool).or_default().push(Sharing::new(replica, &base, slots));
+            let slots = members.into_iter().map(|(slots, group)| (slots.clone(), group)).collect();
+            sharing.entry(pool).or_default().runners.push(Sharing::new(replica, &base, slots));
+        }
+        for mixed in mixed.into_values() {
+            let bases: HashSet<&str> = mixed.bases.values().map(|base| &**base).collect();
+            if bases.len() > 1 {
+                sharing.entry(mixed.replica.pool.clone()).or_default().mixed.push(mixed);
+            }
         }
         sharing
     }
@@ -309,22 +297,27 @@ impl Table {
         let available = pool.replicas.iter().filter_map(|replica| catalog.get(&replica.id)).flatten();
         for Available { name, entry, .. } in available {
             let key = canonical(name);
-            if self.routes.contains_key(&*key) {
+            let is_loaders = || pool.loaders.iter().flatten().any(|loader| loader.is_its_own(&key));
+            if self.routes.contains_key(&*key) || is_loaders() {
                 continue;
             }
             let replicas: Vec<_> =
                 pool.serving().filter(|replica| has(catalog, replica, name) == Some(true)).cloned().collect();
+            let (of, generation, limit) = ((&*pool.name, ""), self.generation, slots_of(spec));
             let route = Arc::new(Route {
-                served: registry.served(name, "", &pool.name, spec.engine),
-                later: later(world, &replicas, |some| registry.target(some, &key, self.generation, limit(spec))),
-                target: registry.target(&replicas, &key, self.generation, limit(spec)),
+                served: registry.served(name, "", &pool.name, spec.engine, false),
+                later: later(world, &replicas, |some| registry.target(of, some, &key, generation, limit)),
+                target: registry.target(of, &replicas, &key, generation, limit),
+                proven: Vec::new(),
                 pool: pool.clone(),
                 // An Ollama folds names as they are folded here; others want them to the letter.
                 engine_name: (spec.engine != Engine::Ollama).then(|| name.as_str().into()),
                 entry: Some(entry.clone()),
+                adapter: None,
             });
             self.listed.push(route.clone());
-            self.routes.insert(key.into(), route);
+            self.routed.push(route.clone());
+            self.routes.insert(key.into(), Lead::alone(route));
         }
     }
 
@@ -335,13 +328,23 @@ impl Table {
 
     /// Where a name leads.
     pub fn route(&self, name: &str) -> Option<&Arc<Route>> {
-        self.routes.get(&*canonical(name))
+        self.lead(name).map(|lead| &lead.route)
+    }
+
+    /// All routes.
+    fn all(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routed.iter().chain(&self.pinned)
+    }
+
+    /// Those that requests go to by themselves.
+    pub(crate) fn routed(&self) -> &[Arc<Route>] {
+        &self.routed
     }
 
     /// The models that lead to what the replicas of this pool know by this name, however it is spelt.
     pub fn leading_to<'t>(&'t self, pool: &'t Arc<Pool>, engine_name: &str) -> impl Iterator<Item = &'t Arc<Route>> {
         let key = canonical(engine_name).into_owned();
-        self.listed.iter().filter(move |route| Arc::ptr_eq(&route.pool, pool) && canonical(route.engine_name()) == key)
+        self.all().filter(move |route| Arc::ptr_eq(&route.pool, pool) && canonical(route.engine_name()) == key)
     }
 
     /// The models there are, each once.
@@ -353,15 +356,15 @@ impl Table {
     pub fn live(&self) -> Live<'_> {
         Live {
             generation: self.generation,
-            targets: self.listed.iter().flat_map(|route| route.targets()).cloned().collect(),
+            targets: self.targets().cloned().collect(),
             pools: &self.config.pools,
             sharing: &self.sharing,
         }
     }
 
-    /// The runners of a pool's replicas that several groups share.
-    pub(crate) fn sharing(&self, pool: &str) -> &[Sharing] {
-        self.sharing.get(pool).map_or(&[], Vec::as_slice)
+    /// Whether several groups share runners of a pool's replicas.
+    pub(crate) fn shares_runners(&self, pool: &str) -> bool {
+        self.sharing.get(pool).is_some_and(|shared| !shared.runners.is_empty())
     }
 
     /// Whether names unknown now may be known when the replicas are asked again.
@@ -371,10 +374,13 @@ impl Table {
 }
 
 fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<Pool>, String> {
-    let (mut replicas, mut origins) = (Vec::new(), Vec::new());
-    for Located { url, key_file, origin } in discovery::endpoints(spec, &world.found)? {
+    let (mut replicas, mut origins, mut loaders) = (Vec::new(), Vec::new(), Vec::new());
+    let shown = Shown::of(spec);
+    for Located { url, key_file, loader, origin } in discovery::endpoints(spec, &world.found)? {
         if !world.ourselves.contains(&*url.to_string()) {
-            replicas.push(registry.replica(spec, url, key_file.as_deref())?);
+            let replica = registry.replica(spec, url, key_file.as_deref())?;
+            loaders.push(loader.map(|url| registry.loader(&replica, url, &shown)).transpose()?);
+            replicas.push(replica);
             origins.push(origin);
         }
     }
@@ -386,12 +392,17 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
         drained: replicas.iter().filter(|of| world.drains.contains(&of.url)).map(|of| of.id).collect(),
         replicas,
         origins,
+        loaders,
+        desk: registry.desk(&spec.name),
+        most_waiting: spec.queue.size as usize,
         wait: spec.queue.wait.get(),
+        cold_wait: spec.queue.cold_wait.get(),
         connect: spec.timeouts.connect.get(),
         first_byte: spec.timeouts.first_byte.get(),
         idle: spec.timeouts.idle.get(),
         retries: spec.retries.max,
         retry_budget: spec.retries.budget.fraction(),
+        probe_share: spec.adapters.as_ref().map(|adapters| adapters.probe_share.fraction()),
         probing: Probing::of(&spec.health.probe),
     }))
 }
@@ -400,7 +411,7 @@ fn pool(spec: &PoolSpec, world: &World, registry: &mut Registry) -> Result<Arc<P
 /// then the replica's own queue orders what is beyond its slots.
 const FOUND: u16 = 64;
 
-fn limit(spec: &PoolSpec) -> u16 {
+pub(crate) fn slots_of(spec: &PoolSpec) -> u16 {
     spec.slots.count().unwrap_or(FOUND)
 }
 
@@ -430,6 +441,22 @@ fn serving(catalog: &Catalog, pool: &Pool, upstream: &str) -> Vec<Arc<Replica>> 
     let may_have = |replica: &Arc<Replica>| has(catalog, replica, upstream) != Some(false);
     let somebody_has = pool.replicas.iter().any(may_have);
     pool.serving().filter(|replica| may_have(replica) || !somebody_has).cloned().collect()
+}
+
+/// What the replicas of a pool know a revision by, and those that serve it. An adapter is served by those alone that have it,
+/// proven; while none has, by none.
+fn named(catalog: &Catalog, pool: &Pool, revision: &RevisionSpec) -> Option<(String, Vec<Arc<Replica>>)> {
+    if let Some(upstream) = &revision.upstream {
+        return Some((upstream.clone(), serving(catalog, pool, upstream)));
+    }
+    let path = revision.adapter.as_deref()?;
+    let has = |replica: &Replica| catalog.get(&replica.id).map_or(&[][..], Vec::as_slice);
+    let word = |loader: Option<&Arc<Loader>>| loader.map_or(Word::None, |loader| loader.word(path));
+    let known: Vec<_> = pool.with_loaders().map(|(replica, loader)| (has(replica), word(loader))).collect();
+    let Some((name, serves)) = adapters::proven(path, &known) else { return Some((path.to_owned(), Vec::new())) };
+    let serving =
+        pool.replicas.iter().zip(serves).filter(|(replica, serves)| *serves && !pool.drained.contains(&replica.id));
+    Some((name, serving.map(|(replica, _)| replica.clone()).collect()))
 }
 
 /// What a replica's model is made of, where it said.

@@ -1,6 +1,7 @@
 //! What is simulated: the models, the machine and how requests are recorded.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::engine::Machine;
 use crate::faults::{Fault, Scope};
@@ -22,6 +23,10 @@ pub struct Config {
     pub fault: Option<(Fault, Scope)>,
     /// What kills the replica when a request's body holds it, as a prompt does that its engine cannot stand.
     pub poison: Option<String>,
+    /// What an input holds that is too long for the model: a call with it is refused, whatever else it asks for.
+    pub too_long: Option<String>,
+    /// Most inputs of a call for embeddings; one with more is refused.
+    pub inputs_max: usize,
     /// How many requests are kept for [`crate::Running::seen`]; later ones are only counted.
     pub records_max: usize,
     /// Answer a `/v1/chat/completions` that is JSON and does not ask for a stream with bytes made once, whatever its
@@ -29,6 +34,11 @@ pub struct Config {
     pub prerendered: bool,
     /// Answer `GET /health`, which an Ollama does not have: routers that are made for other engines ask for it.
     pub health: bool,
+    /// The folder that it keeps blobs and manifests in, as a real one keeps them (`OLLAMA_MODELS`): with it, models are made,
+    /// copied and deleted, and those of the folder served beside [`Config::models`]. Absent: none are made.
+    pub store: Option<PathBuf>,
+    /// Whether it makes models with adapters, as 0.11.4 does; else it is a 0.34.2 in what it makes.
+    pub takes_adapters: bool,
     /// Whether it has `/v1/responses` and `/v1/messages`, which came after 0.11.4.
     pub later_apis: bool,
 }
@@ -44,10 +54,14 @@ impl Config {
             body_bytes_max: 64 << 20,
             fault: None,
             poison: None,
+            too_long: None,
+            inputs_max: usize::MAX,
             records_max: 10_000,
             prerendered: false,
             health: false,
             later_apis: false,
+            store: None,
+            takes_adapters: true,
         }
     }
 
@@ -90,12 +104,14 @@ pub struct Model {
     pub weight_bytes: u64,
     /// What it can do.
     pub kind: ModelKind,
+    /// Whether it lies in the replica's store: then its answers tell of its weights.
+    pub stored: bool,
 }
 
 impl Model {
     /// A chat model of its own weights.
     pub fn chat(name: &str, weight_bytes: u64) -> Self {
-        Model { name: name.into(), base: blob(name), adapter: None, weight_bytes, kind: ModelKind::Chat }
+        Model { name: name.into(), base: blob(name), adapter: None, weight_bytes, kind: ModelKind::Chat, stored: false }
     }
 
     /// An embedding model of its own weights.
@@ -111,6 +127,12 @@ impl Model {
     /// Another name for the same blobs, as `/api/copy` makes it.
     pub fn copied_to(&self, name: &str) -> Self {
         Model { name: name.into(), ..self.clone() }
+    }
+
+    /// What its answers tell of its weights.
+    pub(crate) fn told(&self) -> Option<String> {
+        let told = hex64(&format!("{}+{}", self.base, self.adapter.as_deref().unwrap_or_default()));
+        self.stored.then(|| told[..8].to_owned())
     }
 
     /// The name with its tag, as Ollama lists it.

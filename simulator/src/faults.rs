@@ -29,10 +29,20 @@ pub enum Fault {
     Busy,
     /// The 401 of a server, or of a proxy before one, that wants another key.
     Denied,
-    /// The 500 of a runner that died.
+    /// The 500 of a runner that died; of a create, that of a full disk.
     RunnerDied,
+    /// The 404 of an Ollama that has the model: while another name is deleted 0.11.4 may not find it.
+    Missing,
+    /// The 500 of a runner that has no adapters, though its Ollama makes models of them (0.11.5 to 0.24, of some architectures).
+    NoLoras,
     /// Lets the answer begin this much later.
     SlowFirstByte(Duration),
+    /// A vector less than there are inputs.
+    TooFewVectors,
+    /// The vectors of `/v1/embeddings` the other way round, each with its index.
+    TurnedVectors,
+    /// The last vector of `/v1/embeddings` with the index of the first.
+    RepeatedIndex,
 }
 
 /// Which requests a fault of the configuration meets.
@@ -40,6 +50,13 @@ pub enum Fault {
 pub enum Scope {
     /// Inference alone: `/`, `/api/tags` and `/api/ps` stay green, as in Ollama's known deadlocks.
     Inference,
+    /// Requests without a prompt, alone, which have a model loaded.
+    Loads,
+    /// Models that are made, alone: `POST /api/create`. A fault in mid-answer, or a slow one, meets the answer and not the
+    /// work, which goes on where the caller leaves (0.11.4; a 0.34.2 gives it up).
+    Creates,
+    /// Each n-th request for an answer in tokens, alone, from when the fault is switched on.
+    EachNth(u32),
     /// Every request.
     Everything,
 }
@@ -62,6 +79,11 @@ impl FromStr for Fault {
             "busy" => Fault::Busy,
             "denied" => Fault::Denied,
             "runner-died" => Fault::RunnerDied,
+            "missing" => Fault::Missing,
+            "no-loras" => Fault::NoLoras,
+            "too-few-vectors" => Fault::TooFewVectors,
+            "turned-vectors" => Fault::TurnedVectors,
+            "repeated-index" => Fault::RepeatedIndex,
             "slow-first-byte" => {
                 Fault::SlowFirstByte(Duration::from_millis(millis.parse().map_err(|e| format!("{text}: {e}"))?))
             }

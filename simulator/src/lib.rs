@@ -9,6 +9,7 @@ pub mod engine;
 pub mod faults;
 pub mod records;
 mod server;
+mod store;
 pub mod wire;
 
 pub use config::{Config, Model, ModelKind};
@@ -18,3 +19,5 @@ pub use server::{Running, Simulator};
 
 /// What `GET /api/version` answers.
 pub const VERSION: &str = "0.11.4-simulated";
+/// The same of a replica that takes no adapters.
+pub const LATER_VERSION: &str = "0.34.2-simulated";

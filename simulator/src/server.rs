@@ -4,13 +4,15 @@ mod answer;
 mod connection;
 mod driver;
 mod handler;
+mod making;
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -22,6 +24,7 @@ use tokio::task::LocalSet;
 use crate::config::{Config, Model};
 use crate::faults::{Fault, Scope};
 use crate::records::{Records, Seen};
+use crate::store::Store;
 use crate::wire::{self, Reply};
 use driver::Driver;
 
@@ -42,6 +45,8 @@ enum End {
 #[derive(Debug, Default)]
 struct Switches {
     fault: Option<(Fault, Scope)>,
+    /// Requests for an answer in tokens, since it was switched on.
+    turns: u32,
     /// Full names of models that do not load.
     broken: HashSet<String>,
 }
@@ -57,6 +62,17 @@ struct Replica {
     end: watch::Sender<Option<End>>,
     prerendered: Reply,
     modified: SystemTime,
+    store: Option<Rc<Store>>,
+}
+
+impl Replica {
+    /// The configuration with the models that are on the disk now.
+    fn with_stored(&self) -> Cow<'_, Config> {
+        let Some(store) = &self.store else { return Cow::Borrowed(&self.config) };
+        let mut config = self.config.clone();
+        config.models.extend(store.models());
+        Cow::Owned(config)
+    }
 }
 
 impl Simulator {
@@ -70,14 +86,16 @@ impl Simulator {
         let addr = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let records = Records::new(config.records_max);
-        let switch: Switch = Arc::new(Mutex::new(Switches { fault: config.fault, broken: HashSet::new() }));
+        let switch: Switch = Arc::new(Mutex::new(Switches { fault: config.fault, ..Switches::default() }));
         let (end, ended) = watch::channel(None);
+        let pulls = Arc::new(AtomicU64::new(0));
+        let store = config.store.as_ref().map(|at| Store::new(at, config.takes_adapters, pulls.clone()));
         let shared = (records.clone(), switch.clone(), end.clone());
         let thread = std::thread::Builder::new().name("simulator".into()).spawn(move || {
-            LocalSet::new().block_on(&runtime, serve(listener, config, shared, ended));
+            LocalSet::new().block_on(&runtime, serve(listener, config, store, shared, ended));
             // Whatever is left, clients in mid-answer too, is dropped here with the runtime.
         })?;
-        Ok(Running { addr, records, switch, end, thread: Some(thread) })
+        Ok(Running { addr, records, switch, pulls, end, thread: Some(thread) })
     }
 }
 
@@ -87,6 +105,7 @@ pub struct Running {
     addr: SocketAddr,
     records: Arc<Records>,
     switch: Switch,
+    pulls: Arc<AtomicU64>,
     end: watch::Sender<Option<End>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -142,9 +161,15 @@ impl Running {
         self.records.malformed.load(Relaxed)
     }
 
+    /// Models that were looked for outside: a create from one that was not there.
+    pub fn pulls(&self) -> u64 {
+        self.pulls.load(Relaxed)
+    }
+
     /// Switches a fault on for the requests that arrive from now on, or off.
     pub fn set_fault(&self, fault: Option<(Fault, Scope)>) {
-        self.switch.lock().unwrap_or_else(PoisonError::into_inner).fault = fault;
+        let mut switches = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        (switches.fault, switches.turns) = (fault, 0);
     }
 
     /// From now on a model does not load, as with a broken file of its own: each request for it gets a 500 at once; or
@@ -197,6 +222,7 @@ impl Drop for Running {
 async fn serve(
     listener: std::net::TcpListener,
     config: Config,
+    store: Option<Store>,
     (records, switch, end): (Arc<Records>, Switch, watch::Sender<Option<End>>),
     mut ended: watch::Receiver<Option<End>>,
 ) {
@@ -211,6 +237,7 @@ async fn serve(
         end,
         prerendered,
         modified: SystemTime::now(),
+        store: store.map(Rc::new),
     });
     let open = Rc::new(Cell::new(0usize));
     loop {

@@ -9,7 +9,9 @@ mod time;
 
 pub(crate) use answer::{Printer, prerendered};
 pub(crate) use call::{Call, Want};
+pub(crate) use fields::Fields;
 pub(crate) use listing::{models, one_model, ps, show, tags};
+pub(crate) use time::rfc3339;
 
 use bytes::Bytes;
 use serde::Serialize;

@@ -115,26 +115,71 @@ fn models_of_other_bases_wait_for_nobody() {
 }
 
 #[test]
-fn names_of_the_same_weights_wait_for_nobody() {
+fn names_of_the_same_weights_are_loaded_once() {
     let base = Model::chat("base", 1 << 20);
     let models = vec![base.copied_to("copy"), base.with_adapter("a"), base];
     let replica = simulator_with(Config { models, ..quick() });
     let tutti = before(&replica);
-    for model in ["base", "copy", "a", "copy"] {
+    for model in ["base", "copy", "a", "copy", "base"] {
         assert_eq!(tutti.ask("POST", "/api/chat", &chat(model)).status, 200);
     }
-    assert_eq!(loads(&replica), [""; 0]);
+    assert_eq!(loads(&replica), ["base", "a", "copy"]);
 }
 
 #[test]
-fn several_replicas_share_the_work_as_ever() {
+fn of_several_replicas_each_keeps_an_adapter() {
     let replicas = [adapters(), adapters()];
     let urls = replicas.each_ref().map(Running::url);
     let tutti = Tutti::start(&pool(&urls, "expose: all\n    slots: 1"));
-    for model in ["a", "b", "a", "b"] {
+    for model in ["a", "b", "a", "b", "b", "a"] {
         assert_eq!(tutti.ask("POST", "/api/chat", &chat(model)).status, 200);
     }
-    assert!(replicas.iter().all(|replica| loads(replica).is_empty()));
+    let mut loaded = replicas.each_ref().map(loads).concat();
+    loaded.sort_unstable();
+    assert_eq!(loaded, ["a", "b"], "one each, once");
+}
+
+#[test]
+fn a_name_that_has_another_base_on_each_replica_uses_them_all() {
+    let machine =
+        Machine { load_fixed: Duration::from_millis(30), token_time: Duration::from_millis(2), ..Machine::instant() };
+    let replica = |base: &str| {
+        let base = Model::chat(base, 1 << 20);
+        let models = ADAPTERS.iter().map(|name| base.with_adapter(name)).collect();
+        simulator_with(Config { models, machine: machine.clone(), ..quick() })
+    };
+    let replicas = [replica("one"), replica("two")];
+    let tutti = Tutti::start(&pool(&replicas.each_ref().map(Running::url), "expose: all\n    slots: 1"));
+    std::thread::scope(|scope| {
+        for number in 0..30 {
+            let (tutti, model) = (&tutti, ADAPTERS[number % 3]);
+            scope.spawn(move || {
+                let answer = tutti.ask("POST", "/api/chat", &chat(model));
+                assert_eq!((answer.status, answer.json()["model"].as_str()), (200, Some(model)), "{}", answer.text());
+            });
+        }
+    });
+    let answers = |replica: &Running| replica.seen().iter().filter(|seen| seen.path == "/api/chat").count();
+    let answers = replicas.each_ref().map(answers);
+    assert!(answers.iter().all(|answers| *answers > 0), "both are used: {answers:?}");
+    assert_eq!(answers.iter().sum::<usize>(), 30, "and each is asked once");
+}
+
+/// A replica that holds one base at a time: to load another's adapter lets go of what was there.
+#[test]
+fn what_another_bases_load_has_pushed_out_is_loaded_again_before_it_is_asked() {
+    let bases = ["one", "two"].map(|name| Model::chat(name, 1 << 20));
+    let models = bases.iter().flat_map(|base| [base.with_adapter(&format!("{}-a", base.name)), base.clone()]).collect();
+    let machine = Machine { loaded_max: 1, load_fixed: Duration::from_millis(30), ..Machine::instant() };
+    let replica = simulator_with(Config { models, machine, ..quick() });
+    let tutti = before(&replica);
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat("one-a")).status, 200);
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat("two-a")).status, 200);
+    eventually("it is known that the first is gone", || {
+        (!tutti.command(&["status"]).stdout.contains("model one-a has")).then_some(())
+    });
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat("one-a")).status, 200);
+    assert_eq!(loads(&replica), ["one-a", "two-a", "one-a"]);
 }
 
 #[test]

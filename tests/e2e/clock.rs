@@ -1,73 +1,16 @@
 //! The machine's clock is set while a gateway runs: forward, back, and to before 1970. What lasts is measured by the
 //! monotonic clock, which nobody sets; only what is said as a time of day goes by the other.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tempfile::TempDir;
 use tutti_simulator::Config;
 use tutti_simulator::engine::Machine;
-use tutti_tests::{Answer, Client, Tutti, eventually, inference, pool, quick, reached, run, simulator_with};
+use tutti_tests::{Answer, Client, Clock, Tutti, eventually, inference, pool, quick, reached, run, simulator_with};
 
 const CHAT: &str = r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":false}"#;
 const DAY: i64 = 86_400;
-
-/// `clock_gettime` as a process sees it: the wall clock is off by the seconds in a file. The linker that Rust itself
-/// needs makes it.
-const SHIM: &str = r#"
-#define _GNU_SOURCE
-#include <fcntl.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <time.h>
-#include <unistd.h>
-
-int clock_gettime(clockid_t clock, struct timespec *now) {
-    int failed = (int)syscall(SYS_clock_gettime, clock, now);
-    const char *path = getenv("CLOCK_OFF_BY");
-    if (failed || clock != CLOCK_REALTIME || !path) return failed;
-    char text[32] = { 0 };
-    int file = open(path, O_RDONLY | O_CLOEXEC);
-    if (file >= 0 && read(file, text, sizeof text - 1) > 0) now->tv_sec += atoll(text);
-    if (file >= 0) close(file);
-    return 0;
-}
-"#;
-
-/// A clock that a test sets.
-struct Clock(TempDir);
-
-impl Clock {
-    fn new() -> Self {
-        let clock = Self(tempfile::tempdir().expect("a folder"));
-        clock.set(0);
-        let source = clock.file("clock.c");
-        fs::write(&source, SHIM).expect("written");
-        let mut cc = Command::new("cc");
-        let made = cc.args(["-shared", "-fPIC", "-o"]).args([clock.file("clock.so"), source]).status().expect("cc");
-        assert!(made.success(), "{made}");
-        clock
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// Off by so many seconds from now on.
-    fn set(&self, seconds: i64) {
-        fs::write(self.file("new"), seconds.to_string()).expect("written");
-        fs::rename(self.file("new"), self.file("off")).expect("renamed");
-    }
-
-    fn start(&self, yaml: &str) -> Tutti {
-        let (shim, off) = (self.file("clock.so").display().to_string(), self.file("off").display().to_string());
-        let env = [("LD_PRELOAD", &*shim), ("CLOCK_OFF_BY", &off)];
-        Tutti::start_with(&["gateway", "--config", "tutti.yaml"], yaml, &env)
-    }
-}
 
 fn new_key(file: &Path, arguments: &[&str]) -> String {
     let file = file.display().to_string();
@@ -96,7 +39,7 @@ fn line(tutti: &Tutti, id: &Answer) -> Value {
 fn a_clock_that_jumps_ends_nothing_and_gives_nothing_away() {
     let machine = Machine { token_time: Duration::from_millis(10), ..Machine::instant() };
     let replica = simulator_with(Config { machine, answer_tokens: 80, ..quick() });
-    let clock = Clock::new();
+    let clock = Clock::right();
     let keys = clock.file("keys.yaml");
     let (lasting, ending, limited) =
         (new_key(&keys, &[]), new_key(&keys, &["--expires", "2h"]), new_key(&keys, &["--requests-per-minute", "1"]));

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tutti_simulator::engine::Machine;
-use tutti_simulator::{Config, Running};
-use tutti_tests::{Answer, Tutti, eventually, inference, quick, simulator, simulator_with};
+use tutti_simulator::{Config, Model, Running, Seen};
+use tutti_tests::{Answer, Tutti, eventually, inference, pool, quick, simulator, simulator_with};
 
 fn chat(said: &str, stream: bool) -> String {
     json!({ "model": "m", "messages": [{ "role": "user", "content": said }], "stream": stream }).to_string()
@@ -120,6 +120,90 @@ fn when_all_are_gone_it_says_so_and_serves_again_when_they_are_back() {
         assert_eq!(client.ask("POST", "/api/chat", &[], &chat("hi", false)).status, 200);
         back.iter().all(|replica| !inference(&replica.seen()).is_empty()).then_some(())
     });
+}
+
+/// A replica with two adapters on one base, of which it holds one. An answer takes 0.4 s.
+fn adapters() -> Config {
+    let base = Model::chat("base", 1 << 20);
+    let models = vec![base.with_adapter("a"), base.with_adapter("b"), base];
+    let (load_fixed, token_time) = (Duration::from_millis(30), Duration::from_millis(20));
+    Config { models, machine: Machine { load_fixed, token_time, ..Machine::instant() }, answer_tokens: 20, ..quick() }
+}
+
+/// The requests that reached a replica, by what they said, and whether they were answered. Loads are none.
+fn said(seen: &[Seen]) -> Vec<(String, bool)> {
+    let of = |seen: &Seen| {
+        let body: Value = serde_json::from_slice(&seen.body).ok()?;
+        Some((body["messages"][0]["content"].as_str()?.to_owned(), seen.finished.is_some()))
+    };
+    inference(seen).iter().filter_map(of).collect()
+}
+
+/// Before a replica with adapters, or several, of which one dies with a batch on it: two in flight, and four who wait. `back`:
+/// it lives again. What reached replicas before and after, and what everybody was told.
+fn dies_with_a_batch_on_it(count: usize, back: bool) {
+    let mut replicas: Vec<Running> = (0..count).map(|_| simulator_with(adapters())).collect();
+    let urls: Vec<String> = replicas.iter().map(Running::url).collect();
+    let tutti = Tutti::start(&pool(&urls, "expose: all\n    slots: 2"));
+    let body = |model: &str, said: &str| {
+        json!({ "model": model, "messages": [{ "role": "user", "content": said }], "stream": false }).to_string()
+    };
+    for model in &["b", "a"][2 - count..] {
+        assert_eq!(tutti.ask("POST", "/api/chat", &body(model, "first")).status, 200);
+    }
+    let has_a = |replica: &Running| {
+        let asked =
+            |seen: &Seen| seen.path == "/api/chat" && String::from_utf8_lossy(&seen.body).contains("\"model\":\"a");
+        replica.seen().iter().any(asked)
+    };
+    let dying = replicas.iter().position(has_a).expect("one has a");
+    let mut clients = Vec::new();
+    for number in 0..6 {
+        let mut client = tutti.client();
+        client.send("POST", "/api/chat", &[], &body("a", &format!("a{number}"))).expect("sent");
+        clients.push(client);
+    }
+    let replica = replicas.remove(dying);
+    let address = replica.addr();
+    let queued = || tutti.metric("tutti_requests_queued", &[]);
+    eventually("two run and four wait", || (replica.in_flight() == 2 && queued() == 4.0).then_some(()));
+    let before = said(&replica.kill());
+    if back {
+        replicas.push(simulator_with(Config { listen: address, ..adapters() }));
+    }
+    let answers: Vec<Answer> = clients.iter_mut().map(|client| client.answer().expect("an answer")).collect();
+    let after: Vec<(String, bool)> = replicas.iter().flat_map(|replica| said(&replica.seen())).collect();
+    for (number, answer) in answers.iter().enumerate() {
+        let mine = format!("a{number}");
+        let times = |of: &[(String, bool)], whole: bool| {
+            of.iter().filter(|(said, done)| *said == mine && (*done || !whole)).count()
+        };
+        let was_cut = times(&before, false) > times(&before, true);
+        let answered = times(&before, true) + times(&after, true);
+        match answer.status {
+            200 => assert_eq!((answered, answer.json()["model"].as_str()), (1, Some("a")), "{mine} is answered once"),
+            // A request is sent once: who cannot know whether it was worked on is told so.
+            502 if was_cut => assert_eq!((answered, times(&after, false)), (0, 0), "{mine}: {}", answer.text()),
+            // Who had his turn before the only replica was back.
+            503 if back => assert_eq!((times(&before, false), times(&after, false)), (0, 0), "{mine} may come again"),
+            _ => panic!("{mine} has no honest answer: {} {}", answer.status, answer.text()),
+        }
+    }
+    let told = answers.iter().filter(|answer| answer.status == 502).count();
+    assert!(told <= 2 && (back || answers.iter().all(|answer| answer.status != 503)), "those who waited were served");
+    assert_eq!(before.iter().filter(|(_, whole)| !whole).count(), 2, "two were cut: {before:?}");
+    assert_eq!(queued(), 0.0);
+    eventually("it goes on", || (tutti.ask("POST", "/api/chat", &body("a", "later")).status == 200).then_some(()));
+}
+
+#[test]
+fn a_batch_whose_replica_dies_goes_on_at_the_other() {
+    dies_with_a_batch_on_it(2, false);
+}
+
+#[test]
+fn of_a_batch_whose_only_replica_dies_each_is_told_and_it_goes_on_when_it_is_back() {
+    dies_with_a_batch_on_it(1, true);
 }
 
 #[test]

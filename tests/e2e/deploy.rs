@@ -8,11 +8,12 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::serde::Serialize;
 use k8s_openapi::serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tutti_api::Config;
-use tutti_rig::{Kind, deployed};
+use tutti_rig::{Kind, Ollama, deployed};
 use tutti_tests::run;
 
 fn root() -> PathBuf {
@@ -135,6 +136,8 @@ fn compose_starts_a_gateway_before_two_ollamas() {
     }
 }
 
+const KUSTOMIZATIONS: [&str; 6] = ["base", "list", "ollama", "keyed", "scaler", "adapters"];
+
 /// The objects of a kustomization, each of a type that Kubernetes knows, and with no field that it does not.
 fn objects(folder: &str) -> Vec<Value> {
     let built = deployed(Kind::Kustomize, &root().join("deploy/kustomize").join(folder)).expect("a kustomization");
@@ -145,6 +148,10 @@ fn objects(folder: &str) -> Vec<Value> {
             "Deployment" => round::<Deployment>(object),
             "PodDisruptionBudget" => round::<PodDisruptionBudget>(object),
             "Service" => round::<Service>(object),
+            "Role" => round::<Role>(object),
+            "RoleBinding" => round::<RoleBinding>(object),
+            // KEDA's own schema looks at it in `cluster`.
+            "ScaledObject" => object.clone(),
             "ServiceAccount" => round::<ServiceAccount>(object),
             "StatefulSet" => round::<StatefulSet>(object),
             other => panic!("{folder}: nothing says what a {other} is"),
@@ -180,7 +187,7 @@ fn kustomize_builds_gateways_that_may_do_nothing_else() {
     let spec = deployment.spec.unwrap();
     let pod = spec.template.spec.unwrap();
     assert_eq!(spec.replicas, Some(2));
-    for folder in ["base", "list", "keyed"] {
+    for folder in KUSTOMIZATIONS {
         let (config, _) = configured(&self::objects(folder));
         assert!(Duration::from_secs(pod.termination_grace_period_seconds.unwrap() as u64) > end(&config), "{folder}");
         let delay = config.gateway.shutdown_delay.get();
@@ -201,12 +208,8 @@ fn kustomize_builds_gateways_that_may_do_nothing_else() {
     };
     assert!(config.gateway.listen.ends_with(&format!(":{}", port("http"))));
     assert!(config.gateway.ops.ends_with(&format!(":{}", port("ops"))));
-    let probe = |probe: &Option<k8s_openapi::api::core::v1::Probe>| {
-        let get = probe.as_ref().and_then(|probe| probe.http_get.clone()).unwrap();
-        (get.path.unwrap(), serde_json::to_value(get.port).unwrap())
-    };
-    assert_eq!(probe(&container.readiness_probe), ("/readyz".to_owned(), json!("ops")));
-    assert_eq!(probe(&container.liveness_probe), ("/healthz".to_owned(), json!("ops")));
+    assert_eq!(asks(&container.readiness_probe), ("/readyz".to_owned(), json!("ops")));
+    assert_eq!(asks(&container.liveness_probe), ("/healthz".to_owned(), json!("ops")));
     let memory = &container.resources.as_ref().unwrap().limits.as_ref().unwrap()["memory"].0;
     let memory: tutti_api::ByteSize = memory.parse().unwrap();
     assert!(memory > config.gateway.limits.buffered_bodies);
@@ -270,14 +273,167 @@ fn the_keyed_gateways_of_kustomize_mount_what_they_read() {
     assert!(mounts.iter().any(|mount| mount.name == "config") && mounts.iter().any(|mount| mount.name == "state"));
 }
 
+#[test]
+fn the_scaler_of_kustomize_asks_the_gateways_and_is_asked_by_keda() {
+    let objects = objects("scaler");
+    let (config, _) = configured(&objects);
+    let deployment: Deployment = object(&objects, "Deployment", "tutti-scaler");
+    let spec = deployment.spec.unwrap();
+    let (pod, labels) = (spec.template.spec.unwrap(), spec.template.metadata.unwrap().labels);
+    assert_eq!(spec.replicas, Some(2), "while one restarts the other answers");
+    let container = &pod.containers[0];
+    let security = container.security_context.as_ref().unwrap();
+    assert_eq!((security.read_only_root_filesystem, security.allow_privilege_escalation), (Some(true), Some(false)));
+    assert_eq!(
+        container.image,
+        object::<Deployment>(&objects, "Deployment", "tutti").spec.unwrap().template.spec.unwrap().containers[0].image
+    );
+    let args: Vec<&str> = container.args.as_ref().unwrap().iter().map(String::as_str).collect();
+    assert_eq!(run(&[&args[..], &["--help"]].concat(), &[]).code, Some(0), "{args:?}");
+    let value = |name: &str| args[args.iter().position(|arg| *arg == name).unwrap() + 1];
+    let port = |address: &str| address.rsplit(':').next().unwrap().parse::<i32>().unwrap();
+    assert_eq!(value("--endpoint-slices"), format!("tutti/tutti:{}", port(&config.gateway.ops)));
+    let ports: Vec<i32> = container.ports.iter().flatten().map(|port| port.container_port).collect();
+    assert_eq!(ports, [port(value("--grpc")), port(value("--listen"))]);
+
+    let role: Role = object(&objects, "Role", "tutti-scaler");
+    let rules = serde_json::to_value(role.rules.unwrap()).unwrap();
+    assert_eq!(
+        rules,
+        json!([{ "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"] }])
+    );
+    let bound: RoleBinding = object(&objects, "RoleBinding", "tutti-scaler");
+    assert_eq!(bound.subjects.unwrap()[0].name, pod.service_account_name.unwrap());
+
+    let service: Service = object(&objects, "Service", "tutti-scaler");
+    let service = service.spec.unwrap();
+    assert_eq!((service.cluster_ip.as_deref(), &service.selector), (Some("None"), &labels));
+    let scaled = objects.iter().find(|object| object["kind"] == "ScaledObject").unwrap();
+    let trigger = &scaled["spec"]["triggers"][0];
+    let address = format!("tutti-scaler.tutti.svc.cluster.local:{}", port(value("--grpc")));
+    assert_eq!((&trigger["type"], &trigger["metadata"]["scalerAddress"]), (&json!("external-push"), &json!(address)));
+    let pool = &config.pools[0];
+    let scale = pool.scale.clone().unwrap();
+    assert_eq!(trigger["metadata"]["pool"], json!(pool.name));
+    assert_eq!(
+        (&scaled["spec"]["minReplicaCount"], &scaled["spec"]["maxReplicaCount"]),
+        (&json!(scale.min), &json!(scale.max))
+    );
+    let target: StatefulSet =
+        object(&objects, "StatefulSet", scaled["spec"]["scaleTargetRef"]["name"].as_str().unwrap());
+    let target = target.spec.unwrap();
+    assert_eq!(target.replicas, None, "else each `apply` would take them from KEDA");
+    let env = target.template.spec.unwrap().containers[0].env.clone().unwrap();
+    let parallel = env.iter().find(|of| of.name == "OLLAMA_NUM_PARALLEL").and_then(|of| of.value.as_deref());
+    assert_eq!(parallel.map(str::to_owned), Some(pool.slots.count().unwrap().to_string()));
+}
+
+/// What a container's probe asks.
+fn asks(probe: &Option<k8s_openapi::api::core::v1::Probe>) -> (String, Value) {
+    let get = probe.as_ref().and_then(|probe| probe.http_get.clone()).expect("a probe by HTTP");
+    (get.path.expect("its path"), serde_json::to_value(get.port).expect("a port"))
+}
+
+#[test]
+fn the_loaders_of_kustomize_are_native_sidecars_that_have_what_they_read() {
+    let objects = objects("adapters");
+    let (config, _) = configured(&objects);
+    let (pool, adapters) = (&config.pools[0], config.pools[0].adapters.clone().unwrap());
+    let ollama: Deployment = object(&objects, "Deployment", "ollama");
+    let pod = ollama.spec.unwrap().template;
+    let service: Service = object(&objects, "Service", "ollama");
+    assert_eq!(service.spec.unwrap().selector, pod.metadata.unwrap().labels);
+    let pod = pod.spec.unwrap();
+    let [loader] = pod.init_containers.as_deref().unwrap() else { panic!("a loader alone") };
+    let engine = &pod.containers[0];
+    assert_eq!(loader.restart_policy.as_deref(), Some("Always"), "else it would have to end before the engine starts");
+
+    // Its arguments are those of this binary, and lead to the engine beside it.
+    let args = loader.args.clone().unwrap();
+    let value = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name)?.strip_prefix('=')).unwrap();
+    let help = run(&["adapter-loader", "--help"], &[]).stdout;
+    assert!(args[1..].iter().all(|arg| help.contains(arg.split('=').next().unwrap())), "{args:?}");
+    let engine_port = engine.ports.as_ref().unwrap()[0].container_port;
+    assert_eq!((args[0].as_str(), value("--pool")), ("adapter-loader", &*pool.name));
+    assert_eq!(value("--engine"), format!("http://127.0.0.1:{engine_port}"));
+    let port = format!(":{}", loader.ports.as_ref().unwrap()[0].container_port);
+    assert!(value("--listen").ends_with(&port) && pool.endpoints[0].loader.as_deref() == Some(&*port));
+    assert!(adapters.token_file.is_some(), "it listens beyond loopback");
+
+    let asked = [&loader.startup_probe, &loader.readiness_probe, &loader.liveness_probe].map(asks);
+    assert_eq!(asked, ["/startupz", "/readyz", "/healthz"].map(|path| (path.to_owned(), json!("loader"))));
+    let startup = loader.startup_probe.as_ref().unwrap();
+    let waits = startup.period_seconds.unwrap() * startup.failure_threshold.unwrap();
+    assert!(Duration::from_secs(waits as u64) > adapters.startup_budget.get(), "it is not killed before it would pass");
+    let security = loader.security_context.as_ref().unwrap();
+    assert_eq!((security.run_as_non_root, security.read_only_root_filesystem), (Some(true), Some(true)));
+
+    // Of the two neither sees the other's files.
+    let mounts = loader.volume_mounts.clone().unwrap();
+    let theirs = engine.volume_mounts.clone().unwrap();
+    assert!(mounts.iter().all(|mount| theirs.iter().all(|other| other.name != mount.name)));
+    let volume = |name: &str| pod.volumes.iter().flatten().find(|volume| volume.name == name).unwrap();
+    let at = |folder: &str| mounts.iter().find(|mount| mount.mount_path == folder).unwrap();
+    assert_eq!(at("/etc/tutti").name, "config");
+    for file in [adapters.token_file, adapters.s3.credentials_file].into_iter().flatten() {
+        let mount = at(file.rsplit_once('/').unwrap().0);
+        assert!(
+            mount.sub_path.is_none() && mount.read_only == Some(true),
+            "a file that is mounted alone never changes"
+        );
+        assert_eq!(volume(&mount.name).secret.as_ref().unwrap().default_mode, Some(0o440));
+    }
+    let bytes = |text: &str| text.parse::<tutti_api::ByteSize>().unwrap().bytes();
+    let disk = volume(&at(value("--state")).name).empty_dir.clone().unwrap().size_limit.unwrap().0;
+    let (disk, budget) = (bytes(&disk), adapters.disk.bytes());
+    assert!(disk > budget && disk <= budget + budget / 10, "room for what it may keep, and for little else");
+    let requests = loader.resources.as_ref().unwrap().requests.as_ref().unwrap();
+    assert_eq!(bytes(&requests["ephemeral-storage"].0), disk, "a node has it");
+
+    // The gateways show the same token.
+    let gateways: Deployment = object(&objects, "Deployment", "tutti");
+    let gateway = gateways.spec.unwrap().template.spec.unwrap();
+    let mount = gateway.containers[0].volume_mounts.iter().flatten().find(|mount| mount.name == "loader").unwrap();
+    let secret = gateway.volumes.iter().flatten().find(|volume| volume.name == "loader").unwrap();
+    assert_eq!((&mount.mount_path, &secret.secret), (&at("/etc/tutti-loader").mount_path, &volume("loader").secret));
+}
+
+#[test]
+fn the_guide_to_adapters_shows_what_is_so() {
+    let guide = read("docs/adapters.md");
+    let mut blocks = guide.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let first = checked(blocks.next().unwrap());
+    assert_eq!(first.models[0].revisions[0].adapter.as_deref(), Some("risk/v1"), "what was pushed there before");
+    // Each of its commands has the options that are shown.
+    let commands = guide.lines().filter_map(|line| line.strip_prefix("    tutti "));
+    let mut seen = 0;
+    for line in commands.map(|line| line.split(" #").next().unwrap_or_default()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let named = words.iter().take_while(|word| word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'));
+        let named: Vec<&str> = named.copied().filter(|word| !word.starts_with('-')).collect();
+        let help = run(&[&named[..], &["--help"]].concat(), &[]);
+        let options = words.iter().map(|word| word.trim_matches(['[', ']'])).filter(|word| word.starts_with("--"));
+        for option in options {
+            assert!(help.code == Some(0) && help.stdout.contains(option), "{line}: {option}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 6, "only {seen} commands");
+    // The version that the tests run is the one that the table says was run.
+    let rows: Vec<&str> = guide.lines().filter(|line| line.contains("in every run of the tests")).collect();
+    assert!(rows.len() == 1 && rows[0].starts_with(&format!("| {} | taken", Ollama::version())), "{rows:?}");
+}
+
 /// Files that commands name, in comments and in the guides, are there.
 #[test]
 fn what_is_shown_names_files_that_there_are() {
     let mut files = vec![root().join("README.md"), root().join("docs/operations.md")];
-    for folder in
-        ["compose", "image", "systemd", "kustomize/base", "kustomize/list", "kustomize/ollama", "kustomize/keyed"]
+    for folder in ["compose", "image", "systemd"]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(KUSTOMIZATIONS.map(|of| format!("kustomize/{of}")))
     {
-        files.extend(fs::read_dir(root().join("deploy").join(folder)).unwrap().flatten().map(|entry| entry.path()));
+        files.extend(fs::read_dir(root().join("deploy").join(&folder)).unwrap().flatten().map(|entry| entry.path()));
     }
     let mut seen = 0;
     for file in files.iter().filter(|path| path.is_file()) {

@@ -26,7 +26,7 @@ fn replicas(addresses: &[&str], config: &Config) -> (Vec<Running>, u16) {
 /// A gateway with the model `m` on these endpoints.
 fn yaml(dns: &Dns, endpoints: &str) -> String {
     format!(
-        "gateway: {{ allowedHosts: [self.internal], nameservers: [\"{}\"] }}\npools:\n  - {{ name: p, endpoints: [{endpoints}], timeouts: {{ connect: 2s }} }}\n\
+        "gateway: {{ allowedHosts: [self.internal], nameservers: [\"{}\"] }}\npools:\n  - {{ name: p, endpoints: [{endpoints}], timeouts: {{ connect: 2s }}, queue: {{ coldWait: 100ms }} }}\n\
          models:\n  - {{ name: m, revisions: [{{ name: v1, pool: p, upstream: m }}] }}\n",
         dns.address()
     )

@@ -148,6 +148,20 @@ fn a_busy_or_dead_replicas_request_goes_to_another_once() {
 }
 
 #[test]
+fn a_model_that_its_replica_misses_is_asked_for_once_more() {
+    let (misses, good) = (simulator(), simulator());
+    misses.set_fault(Some((Fault::Missing, Scope::Inference)));
+    let tutti = Tutti::before(&[misses.url(), good.url()]);
+    for _ in 0..4 {
+        assert_eq!(tutti.ask("POST", "/api/chat", &chat(false)).status, 200);
+    }
+    assert_eq!(tutti.metric("tutti_retries_total", &[]), inference(&misses.seen()).len() as f64);
+    let (lone, tutti) = before(Fault::Missing);
+    assert_eq!(tutti.ask("POST", "/api/chat", &chat(false)).status, 404);
+    assert_eq!(inference(&lone.seen()).len(), 2, "the same one, once more");
+}
+
+#[test]
 fn what_may_have_been_done_is_not_done_again() {
     let (breaks, good) = (simulator(), simulator());
     for replica in [&breaks, &good] {

@@ -38,16 +38,41 @@ fn no_file_is_longer_than_500_lines() {
 #[test]
 fn the_map_is_of_this_house() {
     let map = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    for room in ["api", "gateway", "simulator", "cli", "bench", "tests", "deploy", "xtask"] {
+    let rooms = [
+        "api",
+        "control-plane",
+        "gateway",
+        "adapter-loader",
+        "scaler-metrics",
+        "simulator",
+        "cli",
+        "bench",
+        "tests",
+        "deploy",
+        "xtask",
+    ];
+    for room in rooms {
         assert!(root().join(room).is_dir(), "{room}");
         assert!(map.contains(&format!("`{room}/")), "ARCHITECTURE.md does not name {room}/");
     }
-    let source = root().join("gateway/src");
-    for entry in fs::read_dir(source).unwrap().flatten() {
-        let name = entry.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
-        if name != "lib" {
-            assert!(map.contains(&format!("`{name}")), "ARCHITECTURE.md does not say where {name} is for");
+    for room in ["gateway", "adapter-loader", "scaler-metrics", "control-plane"] {
+        for entry in fs::read_dir(root().join(room).join("src")).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().trim_end_matches(".rs").to_owned();
+            if name != "lib" {
+                assert!(map.contains(&format!("`{name}`")), "ARCHITECTURE.md does not say what {room}'s {name} is for");
+            }
         }
+    }
+}
+
+/// The first line of a test says what it is about: that is the list of them.
+#[test]
+fn each_test_says_what_it_is_about() {
+    let mut files = Vec::new();
+    rust_files(&root().join("tests/e2e"), &mut files);
+    assert!(files.len() > 50, "the files were found");
+    for file in files {
+        assert!(fs::read_to_string(&file).unwrap().starts_with("//! "), "{}", file.display());
     }
 }
 
@@ -62,16 +87,19 @@ fn the_readme_and_the_ci_agree() {
     assert!(ci.contains("cargo xtask test"));
 }
 
-/// What the README shows is a configuration that this version takes.
+/// What the README shows are configurations that this version takes.
 #[test]
-fn the_readmes_configuration_is_right() {
+fn the_readmes_configurations_are_right() {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let yaml = readme.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("tutti.yaml");
-    fs::write(&file, yaml).unwrap();
-    let checked = tutti_tests::run(&["check", "--config", file.to_str().unwrap()], &[]);
-    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    let shown: Vec<_> = readme.split("```yaml").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(shown.len(), 2);
+    for yaml in shown {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("tutti.yaml");
+        fs::write(&file, yaml).unwrap();
+        let checked = tutti_tests::run(&["check", "--config", file.to_str().unwrap()], &[]);
+        assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    }
 }
 
 /// Links between the project's pages lead somewhere.

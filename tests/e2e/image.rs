@@ -4,11 +4,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 
 use serde_json::json;
 use tempfile::TempDir;
-use tutti_rig::{Kind, deployed};
+use tutti_rig::{Kind, deployed, static_binary};
 use tutti_tests::{Dns, Tutti, eventually, simulator};
 
 /// Who the image runs as.
@@ -26,25 +25,6 @@ fn steps(name: &str) -> Vec<String> {
     named.flat_map(|step| step["text"].as_str().unwrap_or_default().split_whitespace()).map(str::to_owned).collect()
 }
 
-/// The binary as the image has it, but for its optimisation: built by the same flags.
-fn binary() -> PathBuf {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    let build = || {
-        let target = Command::new("rustc").args(["--print", "host-tuple"]).output().expect("rustc");
-        let target = String::from_utf8_lossy(&target.stdout).trim().to_owned();
-        // Beside the other builds: with other flags each would make the other start anew.
-        let test = std::env::current_exe().expect("a test");
-        let folder = test.ancestors().nth(3).expect("a target folder").join("static");
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--config", "deploy/image/cargo.toml", "--quiet", "--locked", "--package", "tutti"]);
-        cargo.args(["--target", &target, "--target-dir"]).arg(&folder);
-        cargo.env_remove("RUSTFLAGS").current_dir(root());
-        assert!(cargo.status().is_ok_and(|status| status.success()), "{cargo:?}");
-        folder.join(target).join("debug/tutti")
-    };
-    BINARY.get_or_init(build).clone()
-}
-
 /// Whether a program asks for another to load it: whether its file has a segment PT_INTERP (elf(5)).
 fn wants_a_loader(program: &[u8]) -> bool {
     let number = |at: usize, bytes: usize| {
@@ -59,7 +39,7 @@ fn wants_a_loader(program: &[u8]) -> bool {
 fn the_binary_is_static() {
     let flags = ["--config", "deploy/image/cargo.toml", "--release"];
     assert!(flags.iter().all(|flag| steps("RUN").iter().any(|word| word == flag)), "the image's is built so too");
-    let program = fs::read(binary()).unwrap();
+    let program = fs::read(static_binary().expect("the binary")).unwrap();
     assert!(!wants_a_loader(&program));
     assert!(wants_a_loader(&fs::read(std::env::current_exe().unwrap()).unwrap()), "this test is not, and it shows");
 }
@@ -71,7 +51,7 @@ fn image(yaml: &str, resolv_conf: &str) -> TempDir {
     for folder in ["etc/tutti", "var/lib/tutti"] {
         fs::create_dir_all(path(folder)).expect("a folder");
     }
-    fs::copy(binary(), path("tutti")).expect("the binary");
+    fs::copy(static_binary().expect("the binary"), path("tutti")).expect("the binary");
     fs::write(path("etc/tutti/tutti.yaml"), yaml).expect("a configuration");
     fs::write(path("etc/resolv.conf"), resolv_conf).expect("a resolv.conf");
     fs::set_permissions(image.path(), fs::Permissions::from_mode(0o755)).expect("its mode");

@@ -84,6 +84,43 @@ fn a_key_says_how_high() {
 }
 
 #[test]
+fn in_a_full_queue_a_higher_class_has_the_place_of_who_came_last_of_a_lower_one() {
+    let replica = simulator();
+    let tutti = Tutti::start(&pool(&[replica.url()], "expose: all\n    slots: 1\n    queue: { size: 3 }"));
+    let begin = |text: &str, class: &str| -> Client {
+        let mut client = tutti.client();
+        client.send("POST", OLLAMA, &[("x-tutti-priority", class)], &chat(text)).unwrap();
+        client
+    };
+    let wait = |queued: f64| {
+        eventually("they wait", || (tutti.metric("tutti_requests_queued", &[]) == queued).then_some(()));
+    };
+    replica.set_fault(Some((Fault::Silent, Scope::Inference)));
+    let holds = begin("holds", "bulk");
+    reached(&replica, 1);
+    let mut bulk: Vec<Client> = Vec::new();
+    for number in 1..=3 {
+        bulk.push(begin(&format!("bulk {number}"), "bulk"));
+        wait(f64::from(number));
+    }
+    let refused = tutti.client().ask("POST", OLLAMA, &[("x-tutti-priority", "bulk")], &chat("bulk 4"));
+    assert_eq!(refused.status, 429, "it is full: {}", refused.text());
+    let mut soon = begin("soon", "interactive");
+    let last = bulk.pop().unwrap().answer().unwrap();
+    assert_eq!(last.status, 429, "{}", last.text());
+    assert!(last.text().contains("as many requests wait"), "{}", last.text());
+    assert!(last.header("retry-after").is_some_and(|after| after.parse::<u64>().is_ok_and(|after| after >= 1)));
+    wait(3.0);
+    replica.set_fault(None);
+    drop(holds);
+    assert_eq!(soon.answer().unwrap().status, 200);
+    for mut client in bulk {
+        assert_eq!(client.answer().unwrap().status, 200);
+    }
+    assert_eq!(order(&replica, 4), ["soon", "bulk 1", "bulk 2"]);
+}
+
+#[test]
 fn what_is_no_class_is_refused() {
     let replica = simulator();
     let tutti = Tutti::before(&[replica.url()]);

@@ -22,12 +22,16 @@ fn blocks(language: &str) -> Vec<&'static str> {
 /// The page's shell, with a mark before each block's output.
 fn script() -> String {
     let waits = "for port in 11434 11435; do curl -s --retry 50 --retry-connrefused --retry-delay 1 -o /dev/null http://127.0.0.1:$port/; done\n";
+    let logged = "until grep -q '\"tenant\":\"analysts\"' requests.log; do sleep 0.1; done\n";
     let mut script = String::from("set -eu -o pipefail\nip link set lo up\n");
     for (number, block) in blocks("sh").into_iter().enumerate() {
         script.push_str(&format!("printf '\\n== %d\\n' {}\n{block}\n", number + 1));
-        if number == 0 {
-            script.push_str(waits); // a user takes longer than that to write the configuration
-        }
+        // A user takes longer than that to write the configuration, and to have a look at the log.
+        script.push_str(match number + 1 {
+            1 => waits,
+            6 => logged,
+            _ => "",
+        });
     }
     script
 }

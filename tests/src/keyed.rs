@@ -54,7 +54,15 @@ impl Keyed {
     /// # Panics
     /// Where it does not.
     pub fn new_key(&self, arguments: &[&str]) -> String {
-        let made = self.key(&[&["new", "--name", "test", "--tenant", "acme"], arguments].concat());
+        self.new_key_of("acme", arguments)
+    }
+
+    /// The same of any tenant.
+    ///
+    /// # Panics
+    /// Where the gateway does not take it.
+    pub fn new_key_of(&self, tenant: &str, arguments: &[&str]) -> String {
+        let made = self.key(&[&["new", "--name", "test", "--tenant", tenant], arguments].concat());
         assert!(made.code == Some(0) && made.stderr.contains("goes by it"), "{}", made.stderr);
         made.stdout.trim_end().to_owned()
     }

@@ -2,19 +2,40 @@
 
 mod certificate;
 mod client;
+mod clock;
+mod disk;
 mod dns;
+mod driver;
+mod faulty;
+mod fleet;
+mod grpc;
 mod http2;
 mod keyed;
+mod lister;
 mod load;
+mod openid;
+pub mod scaler;
 pub mod scripts;
+pub mod site;
+mod store;
 mod tutti;
 
 pub use certificate::{Certificate, Files};
 pub use client::{Answer, Client};
+pub use clock::Clock;
+pub use disk::{Disk, Full};
 pub use dns::{Dns, Says};
+pub use driver::Driver;
+pub use faulty::{Fault, Faulty};
+pub use fleet::{Authority, Fleet};
+pub use grpc::{Called, Grpc};
 pub use http2::Http2;
 pub use keyed::{Keyed, id_of, with_keys};
+pub use lister::Lister;
 pub use load::{Load, Loaded, Where};
+pub use openid::OpenId;
+pub use site::{Loading, Site};
+pub use store::{BUCKET, Store};
 pub use tutti::{Finished, Tutti, binary, pool, run};
 
 use std::time::{Duration, Instant};
@@ -59,7 +80,7 @@ pub fn reached(replica: &Running, count: usize) -> Vec<Seen> {
 }
 
 /// Longest wait for something that must happen. A test that waits this long has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Waits until `look` finds what it looks for.
 ///

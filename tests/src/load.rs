@@ -1,15 +1,15 @@
 //! Clients that ask all the time, each as soon as it has its answer, on connections that they keep.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crate::Client;
+use crate::{Client, Tutti};
 
 /// Where a client connects, asked for each connection; `None`: nowhere now, ask again.
 pub type Where = dyn Fn() -> Option<String> + Send + Sync;
 
-/// Clients at work.
+/// Clients at work, with the model `m`.
 pub struct Load {
     state: Arc<State>,
     clients: Vec<JoinHandle<()>>,
@@ -42,19 +42,34 @@ impl Load {
         Self { clients: (0..clients).map(start).collect(), state }
     }
 
+    /// The same of these gateways, each with as many clients.
+    pub fn on(gateways: &[&Tutti], clients: usize) -> Self {
+        let addresses: Vec<String> = gateways.iter().map(|tutti| tutti.listen()).collect();
+        let next = AtomicUsize::new(0);
+        let to = move || Some(addresses[next.fetch_add(1, Relaxed) % addresses.len()].clone());
+        Self::start(clients * gateways.len(), Arc::new(to))
+    }
+
     /// How many requests there were so far.
     pub fn asked(&self) -> u64 {
         self.state.asked.load(Relaxed)
     }
 
     /// Ends them, each after its answer.
-    pub fn end(self) -> Loaded {
+    pub fn end(mut self) -> Loaded {
         self.state.ends.store(true, Relaxed);
-        for client in self.clients {
+        for client in std::mem::take(&mut self.clients) {
             let _ = client.join();
         }
         let failed = std::mem::take(&mut *self.state.failed.lock().unwrap_or_else(PoisonError::into_inner));
         Loaded { asked: self.state.asked.load(Relaxed), failed }
+    }
+}
+
+impl Drop for Load {
+    /// Clients of a test that has failed ask no more.
+    fn drop(&mut self) {
+        self.state.ends.store(true, Relaxed);
     }
 }
 

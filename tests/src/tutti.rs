@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Answer, Client, PATIENCE, eventually};
+use crate::{Answer, Client, Disk, PATIENCE, eventually};
 
 /// A running `tutti gateway`, on free ports, in a folder of its own. Dropping it ends it.
 #[derive(Debug)]
@@ -77,7 +77,10 @@ pub fn run(arguments: &[&str], env: &[(&str, &str)]) -> Finished {
 
 /// `tutti`, with nothing of this machine's: neither configuration nor state.
 fn command(folder: &TempDir) -> Command {
-    let mut command = Command::new(binary());
+    clean(Command::new(binary()), folder)
+}
+
+fn clean(mut command: Command, folder: &TempDir) -> Command {
     command.current_dir(folder.path()).env_remove("TUTTI_CONFIG").env_remove("OLLAMA_HOST");
     for name in ["HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
         command.env(name, folder.path());
@@ -114,6 +117,21 @@ impl Tutti {
             fs::write(folder.path().join("tutti.yaml"), yaml).unwrap_or_else(|error| panic!("cannot write: {error}"));
         }
         let mut command = command(&folder);
+        command.args(arguments).envs(FREE).envs(env.iter().copied());
+        Self::running(&mut command, Arc::new(folder))
+    }
+
+    /// The same inside a disk of its own, which is where it is told to keep things.
+    ///
+    /// # Panics
+    /// Where the process cannot be started.
+    pub fn spawn_on(disk: &Disk, arguments: &[&str], yaml: &str, env: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap_or_else(|error| panic!("no temporary folder: {error}"));
+        fs::write(folder.path().join("tutti.yaml"), yaml).unwrap_or_else(|error| panic!("cannot write: {error}"));
+        let inside = disk.inside(folder.path());
+        let mut command = Command::new(&inside[0]);
+        command.args(&inside[1..]).arg(binary());
+        let mut command = clean(command, &folder);
         command.args(arguments).envs(FREE).envs(env.iter().copied());
         Self::running(&mut command, Arc::new(folder))
     }
@@ -178,6 +196,11 @@ impl Tutti {
     pub fn command(&self, arguments: &[&str]) -> Finished {
         let (admin, file) = (self.admin(), self.token_file().display().to_string());
         run(&[arguments, &["--admin", &admin, "--token-file", &file]].concat(), &[])
+    }
+
+    /// An address that it said it has, in the line that holds this message.
+    pub fn said_address(&self, message: &str, name: &str) -> String {
+        self.wait_said(message)["fields"][name].as_str().unwrap_or_default().to_owned()
     }
 
     /// The process.
@@ -277,6 +300,14 @@ impl Tutti {
         let mut client = self.client();
         client.send("POST", path, &[], body).unwrap_or_else(|error| panic!("POST {path}: {error}"));
         client
+    }
+
+    /// What a page of its admin port says; null where it is no JSON.
+    pub fn ask_admin(&self, path: &str) -> Value {
+        let token = std::fs::read_to_string(self.token_file()).unwrap_or_default();
+        let bearer = format!("Bearer {}", token.trim());
+        let client = Client::connect(&self.admin());
+        client.map(|mut client| client.ask("GET", path, &[("authorization", &bearer)], "").json()).unwrap_or_default()
     }
 
     /// The page of its metrics; empty where it does not answer.

@@ -15,8 +15,18 @@ pub(crate) fn pages() -> Vec<(&'static str, String)> {
         ("docs/reference/errors.md", tutti_gateway::errors::reference_markdown()),
         ("docs/reference/headers.md", tutti_gateway::headers::reference_markdown()),
         ("docs/reference/log.md", tutti_gateway::log::reference_markdown()),
-        ("docs/reference/metrics.md", tutti_gateway::metrics::reference_markdown()),
+        ("docs/reference/metrics.md", metrics()),
     ]
+}
+
+/// The gateway's, the loader's and the scaler's.
+fn metrics() -> String {
+    [
+        tutti_gateway::metrics::reference_markdown(),
+        tutti_adapter_loader::metrics::reference_markdown(),
+        tutti_scaler_metrics::metrics::reference_markdown(),
+    ]
+    .concat()
 }
 
 pub(crate) fn write() -> Result<()> {

@@ -1,7 +1,9 @@
 //! `cargo xtask`: everything a developer runs, on a machine that has only the toolchains.
 
 mod bench;
+mod cluster;
 mod docs;
+mod picture;
 mod run;
 mod test;
 mod up;
@@ -30,8 +32,13 @@ enum Command {
     Bench(bench::Bench),
     /// Builds the servers that the tests run on, into a cache outside the checkout
     Rig,
+    /// A real Kubernetes of one node with a real KEDA, in namespaces of its own; tutti is an image in it. Wants root
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Writes the pages that are generated from the code (the tests check that they are current)
     Docs,
+    /// Draws the dashboard in docs/img, of what a real Prometheus answers to its queries
+    Picture,
 }
 
 fn main() -> ExitCode {
@@ -49,7 +56,9 @@ fn run(command: Command) -> Result<()> {
         Command::Up => up::up(),
         Command::Test(test) => test.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Cluster(command) => command.run(),
         Command::Rig => tutti_rig::prepare(),
         Command::Docs => docs::write(),
+        Command::Picture => picture::write(),
     }
 }

@@ -1,4 +1,6 @@
+mod adapters;
 mod engines;
+mod traffic;
 
 use proptest::prelude::*;
 
@@ -69,7 +71,6 @@ pools:
         "tutti.yaml:7:12: pools[0].slots: \"lots\" does not fit; write `auto`, or a number from 1 to 4096",
         "tutti.yaml:8:14: pools[0].queue: unknown field `sise`; did you mean `size`?",
         "tutti.yaml:8:29: pools[0].queue.wait: 30 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-        "tutti.yaml:8:33: pools[0].queue.coldWait: not yet: this version of tutti does not do this; leave it out, or write `5m`",
         "tutti.yaml:10:5: pools[1]: unknown field `nmae`; did you mean `name`?",
         "tutti.yaml:10:5: pools[1]: `endpoints` is missing",
     ];
@@ -112,15 +113,6 @@ fn what_is_unsafe_wants_a_word() {
     assert!(problems[0].contains("gateway.auth: `keysFile` is missing"), "{problems:?}");
     let problems = of("gateway: { auth: nobody }").unwrap_err();
     assert!(problems[0].contains("gateway.auth: \"nobody\" does not fit; write `none`"), "{problems:?}");
-}
-
-#[test]
-fn what_comes_later_is_refused_by_name() {
-    let text = GOOD.replace("    slots: 4", "    slots: 4\n    adapters: { from: s3://models/ }\n    scale: {}");
-    let problems = of(&text).unwrap_err();
-    for (field, problem) in ["adapters", "scale"].iter().zip(&problems) {
-        assert!(problem.contains(&format!("pools[0].{field}: not yet")), "{problem}");
-    }
 }
 
 #[test]
@@ -177,8 +169,8 @@ pools: [[p, ollama, null, [[\"http://h:1\", null, null, \"http://h:2\", /etc/key
     assert_eq!(
         of(listed).unwrap_err(),
         [
-            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, nameservers, ops, shutdownDelay, tls }",
-            "tutti.yaml:3:9: pools[0]: a list does not fit; write { base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, slots, timeouts }",
+            "tutti.yaml:2:10: gateway: a list does not fit; write { admin, allowedHosts, auth, drain, limits, listen, log, nameservers, ops, peer, shutdownDelay, tls }",
+            "tutti.yaml:3:9: pools[0]: a list does not fit; write { adapters, base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, scale, slots, timeouts }",
         ]
     );
     for text in ["[]", "gateway: { auth: { none: null } }", "pools: [{ name: p, expose: { all: null } }]"] {
@@ -220,7 +212,7 @@ models:
             "tutti.yaml:3:20: ops: this field stands twice",
             "tutti.yaml:3:36: anchors (`&…`) are not taken",
             "tutti.yaml:3:50: gateway.drain: 1 does not fit; write a number with its unit, such as 250ms, 30s, 5m or 2h",
-            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, dns, file, url }",
+            "tutti.yaml:5:27: pools[0].endpoints: there is nothing in it; write a list of: { apiKeyFile, dns, file, loader, url }",
             "tutti.yaml:5:31: pools[0]: unknown field `a`b`; there are adapters, base, batching, endpoints, engine, expose, health, keepAlive, name, queue, retries, runner, scale, slots, timeouts",
             "tutti.yaml:5:52: pools[0].keepAlive: 5 does not fit; write `client`, or a duration such as 30s",
             "tutti.yaml:6:13: pools[1].name: a list does not fit; write 1 to 63 letters, digits and `-`",
@@ -251,7 +243,7 @@ fn an_empty_field_is_a_missing_one() {
     );
     for (text, what) in [
         ("gateway: 3", "gateway: 3 does not fit; write { admin, "),
-        ("pools: {}", "pools: a map does not fit; write a list of: { base, "),
+        ("pools: {}", "pools: a map does not fit; write a list of: { adapters, "),
         ("pools: [{ base: 2.10 }]", "pools[0].base: 2.1 does not fit; it is text: put it in quotes"),
         (
             "pools: [{ queue: { size: -1 } }]",
@@ -425,12 +417,6 @@ fn the_environment_fills_lists_and_empty_fields() {
     assert_eq!(config.gateway.listen, "127.0.0.1:9");
     let keyed = with_env("", &[("TUTTI__GATEWAY__AUTH__KEYSFILE", "x")]).unwrap();
     assert_eq!(keyed.gateway.auth, Some(crate::Auth::Keys { keys_file: "x".to_owned() }));
-    assert_eq!(
-        with_env("", &[("TUTTI__GATEWAY__PEER__DNS", "x")]).unwrap_err(),
-        [
-            "environment variable TUTTI__GATEWAY__PEER__DNS: gateway.peer: not yet: this version of tutti does not do this"
-        ]
-    );
     assert_eq!(
         with_env("", &[("TUTTI__GATEWAY__LIMITS__CONNECTIONS", "many")]).unwrap_err(),
         [

@@ -5,7 +5,7 @@ mod blame;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,8 @@ use serde::{Deserialize, Serialize};
 use crate::contender::signal;
 use crate::load;
 use crate::mix::{self, Kind, Mix};
-use crate::own::{self, Own};
+use crate::options::{Kept, ReplicaProgram, TuttiProgram};
+use crate::own::Own;
 use crate::replica::{Process, Simulated};
 use crate::report::{Bar, Origin, heading};
 use crate::results::keep;
@@ -49,15 +50,15 @@ pub struct DeathsBench {
     /// Clients at once.
     #[arg(long, default_value_t = 64)]
     pub clients: usize,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
-    /// The program tutti-bench-replica; built first if absent.
-    #[arg(long)]
-    pub replica: Option<PathBuf>,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
+    /// Its replica.
+    #[command(flatten)]
+    pub replica: ReplicaProgram,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the benchmark.
@@ -86,14 +87,14 @@ pub(crate) struct DeathsResults {
 pub fn deaths(options: DeathsBench) -> anyhow::Result<()> {
     let results = measure(&options)?;
     println!("{}", results.markdown());
-    keep(&options.out, "deaths", &results)?;
+    keep(&options.kept.out, "deaths", &results)?;
     ensure!(results.unexplained == 0 && results.dishonest() == 0, "more failed than had to, or not honestly");
     Ok(())
 }
 
 fn measure(options: &DeathsBench) -> anyhow::Result<DeathsResults> {
     load::raise_file_limit();
-    let (program, replica) = (own::binary(options.tutti.as_deref())?, own::replica(options.replica.as_deref())?);
+    let (program, replica) = (options.tutti.get()?, options.replica.get()?);
     let started: anyhow::Result<Vec<Process>> = (0..REPLICAS).map(|_| start(&replica, None)).collect();
     let replicas_running = started?;
     let addrs: Vec<SocketAddr> = replicas_running.iter().flat_map(|replica| replica.addrs.clone()).collect();

@@ -3,7 +3,6 @@
 mod table;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
@@ -13,7 +12,8 @@ use crate::contender::Contender;
 use crate::cpu::OneCore;
 use crate::http;
 use crate::load::{self, Pace};
-use crate::own::{self, Own};
+use crate::options::{Kept, TuttiProgram};
+use crate::own::Own;
 use crate::peers::{self, Install, Peer};
 use crate::proxies;
 use crate::report::Origin;
@@ -46,15 +46,15 @@ pub struct FieldBench {
     /// Workers of nginx and litellm, threads of the others.
     #[arg(long, default_value_t = std::thread::available_parallelism().map_or(2, usize::from))]
     pub cores: usize,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
     /// Measure nginx, haproxy and tutti alone.
     #[arg(long)]
     pub without_peers: bool,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the benchmark.
@@ -116,11 +116,11 @@ pub fn field(options: FieldBench, install: Install) -> anyhow::Result<()> {
     let origin = Origin::here("cargo xtask bench field".into(), versions(&targets));
     let results = FieldResults { origin, cores: options.cores, rows, absent };
     println!("{}", results.markdown());
-    if options.quick { Ok(()) } else { keep(&options.out, "field", &results) }
+    if options.quick { Ok(()) } else { keep(&options.kept.out, "field", &results) }
 }
 
 fn contenders(options: &FieldBench, replica: SocketAddr, install: Install) -> anyhow::Result<Vec<Contender>> {
-    let program = own::binary(options.tutti.as_deref())?;
+    let program = options.tutti.get()?;
     let own = Own { cores: Some(options.cores), ..Own::before(&program, &replica) };
     let mut contenders = vec![
         proxies::nginx(replica, options.cores)?,

@@ -5,7 +5,6 @@ mod trend;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
@@ -13,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::contender::{Proxy, get};
 use crate::mix::{self, Kind, Mix};
-use crate::own::{self, Own};
+use crate::options::{Kept, ReplicaProgram, TuttiProgram};
+use crate::own::Own;
 use crate::replica::{Process, Simulated};
 use crate::report::{Bar, Origin, heading, short};
 use crate::results::keep;
@@ -51,15 +51,15 @@ pub struct SoakBench {
     /// Seconds that files may take to be closed afterwards: connections to replicas lie idle for a minute.
     #[arg(long, default_value_t = 150)]
     pub rest: u64,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
-    /// The program tutti-bench-replica; built first if absent.
-    #[arg(long)]
-    pub replica: Option<PathBuf>,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
+    /// Its replica.
+    #[command(flatten)]
+    pub replica: ReplicaProgram,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the benchmark.
@@ -88,7 +88,7 @@ pub(crate) struct SoakResults {
 pub fn soak(options: SoakBench) -> anyhow::Result<()> {
     let results = measure(&options)?;
     println!("{}", results.markdown());
-    keep(&options.out, "soak", &results)?;
+    keep(&options.kept.out, "soak", &results)?;
     let sound = results.miscounted() == 0 && results.wrong() == 0 && results.files_after <= results.files_before;
     ensure!(sound && results.growth_kb().is_none_or(|kb| kb <= GROWTH_KB), "something was lost, or grew");
     Ok(())
@@ -96,7 +96,7 @@ pub fn soak(options: SoakBench) -> anyhow::Result<()> {
 
 fn measure(options: &SoakBench) -> anyhow::Result<SoakResults> {
     load::raise_file_limit();
-    let (program, replica) = (own::binary(options.tutti.as_deref())?, own::replica(options.replica.as_deref())?);
+    let (program, replica) = (options.tutti.get()?, options.replica.get()?);
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let simulated = Simulated { listen, slots: 4096, tokens: TOKENS, token_micros: 0, prerendered: true };
     let replica = Process::start(&replica, &simulated.arguments())?;

@@ -5,7 +5,6 @@ mod client;
 pub(crate) mod upstream;
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -13,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::load;
 use crate::memory::{Account, Memory};
-use crate::own::{self, Own};
+use crate::options::{Kept, ReplicaProgram, TuttiProgram};
+use crate::own::Own;
 use crate::replica::Process;
 use crate::report::{Bar, Origin, heading, short};
 use crate::results::keep;
@@ -42,15 +42,15 @@ pub struct StreamsBench {
     /// The longest.
     #[arg(long, default_value_t = 5000)]
     pub most_ms: u64,
-    /// A tutti binary built in release mode; built first if absent.
-    #[arg(long)]
-    pub tutti: Option<PathBuf>,
-    /// The program tutti-bench-replica; built first if absent.
-    #[arg(long)]
-    pub replica: Option<PathBuf>,
-    /// The folder for RESULTS.md and results/.
-    #[arg(long, default_value = "bench")]
-    pub out: PathBuf,
+    /// The gateway.
+    #[command(flatten)]
+    pub tutti: TuttiProgram,
+    /// Its replica.
+    #[command(flatten)]
+    pub replica: ReplicaProgram,
+    /// Where its figures are kept.
+    #[command(flatten)]
+    pub kept: Kept,
 }
 
 /// A run of the benchmark.
@@ -86,18 +86,18 @@ pub(crate) struct StreamsResults {
 pub fn streams(options: StreamsBench) -> anyhow::Result<()> {
     let results = measure(&options)?;
     println!("{}", results.markdown());
-    keep(&options.out, "streams", &results)?;
+    keep(&options.kept.out, "streams", &results)?;
     ensure!(results.is_whole(), "not every stream arrived whole");
     Ok(())
 }
 
 fn measure(options: &StreamsBench) -> anyhow::Result<StreamsResults> {
     load::raise_file_limit();
-    let program = own::binary(options.tutti.as_deref())?;
+    let program = options.tutti.get()?;
     let addresses = options.streams.div_ceil(SLOTS) as usize + 1;
     let StreamsBench { streams, tokens, least_ms, most_ms, .. } = *options;
     let slow = Slow { addresses, tokens, least_ms, most_ms };
-    let replica = Process::start(&own::replica(options.replica.as_deref())?, &slow.arguments())?;
+    let replica = Process::start(&options.replica.get()?, &slow.arguments())?;
     let account = Account::open();
     let own = Own { replicas: &replica.addrs, slots: SLOTS as u16, ..Own::before(&program, &replica.addrs[0]) };
     let tutti = own.start_wrapped(&account.wrapper())?;

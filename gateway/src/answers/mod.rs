@@ -2,7 +2,6 @@
 
 mod resident;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,7 +20,7 @@ use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
 use crate::keys::Key;
 use crate::shared::Shared;
-use crate::table::{Route, Table};
+use crate::table::{Lead, Route, Table};
 
 /// Of a model's entry, where its replica speaks OpenAI's API.
 pub(crate) const OWNED_BY: &str = "owned_by";
@@ -47,7 +46,7 @@ fn own(ask: &Ask, shared: &Shared, caller: Option<&Key>) -> Result<Response<Resp
             let data: Vec<Value> = listed.map(|route| openai(route, &route.served.model)).collect();
             with_instance(json_response(200, &json!({ "object": "list", "data": data })), shared)
         }
-        Ask::Model(name) => json_response(200, &openai(found(&table, name, caller)?, name)),
+        Ask::Model(name) => json_response(200, &openai(&found(&table, name, caller)?.route, name)),
         Ask::Resident | Ask::Inference(..) => return Err(Failure::new(Code::NotFound, "there is no such path")),
     })
 }
@@ -115,9 +114,9 @@ pub(crate) fn options(head: &Parts) -> Response<ResponseBody> {
 /// # Errors
 /// In Ollama's words, which clients look for. Where a replica that shows all it has was not heard yet, nobody can know.
 /// Or the model is there, and the caller may not use it.
-pub(crate) fn found<'a>(table: &'a Table, name: &str, caller: Option<&Key>) -> Result<&'a Arc<Route>, Failure> {
-    match table.route(name) {
-        Some(route) if may_use(caller, table, route) => Ok(route),
+pub(crate) fn found<'a>(table: &'a Table, name: &str, caller: Option<&Key>) -> Result<&'a Lead, Failure> {
+    match table.lead(name) {
+        Some(lead) if may_use(caller, table, &lead.route) => Ok(lead),
         Some(_) => Err(Failure::quoting(Code::ModelNotAllowed, format!("this API key may not use model {name:?}"))),
         None if table.unheard => {
             Err(Failure::new(Code::NoReplica, "a replica that may have this model has not been heard yet"))
@@ -185,7 +184,7 @@ fn openai(route: &Route, name: &str) -> Value {
 }
 
 /// A time that Ollama wrote. Unit: seconds since 1970.
-fn unix(time: &Value) -> Option<i64> {
+pub(crate) fn unix(time: &Value) -> Option<i64> {
     time.as_str()?.parse().ok().map(Timestamp::unix)
 }
 

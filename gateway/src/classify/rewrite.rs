@@ -77,6 +77,17 @@ impl Reading {
         LoadWith { options: options.map(|options| body.slice(options.value.clone())) }
     }
 
+    /// How many tokens an answer may have, as far as the body says so by OpenAI's fields; vectors have none.
+    pub(crate) fn most_tokens(&self, body: &[u8]) -> Option<u64> {
+        if self.facts.api.operation() == "embeddings" {
+            return Some(0);
+        }
+        // The newer name is OpenAI's chat's alone, and goes before the older there.
+        let newer = self.max_completion_tokens.as_ref().filter(|_| self.facts.api == Api::OpenAiChat);
+        let said = [newer, self.max_tokens.as_ref()].into_iter().flatten().find(|said| said.kind != Kind::Null)?;
+        std::str::from_utf8(&body[said.value.clone()]).ok()?.parse().ok()
+    }
+
     /// Whether an Ollama loads the model anew for this body with options that nobody can see afterwards.
     pub fn is_strange(&self, body: &[u8], pins: &Pins) -> bool {
         let options = self.options.as_ref().filter(|_| self.facts.api.takes_options());

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use crate::json::{Kind, Node};
 use crate::limits::{self, Limit};
 
-/// Tokens, as the replica counted them.
+/// Tokens, as the replica counted them, and what it says of its weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Tokens of the prompt.
@@ -15,6 +15,8 @@ pub struct Usage {
     pub cached: u64,
     /// Tokens of the answer.
     pub output: u64,
+    /// How long the request had waited for a runner with its weights, as an Ollama tells (`load_duration`); of others zero.
+    pub loading: Duration,
 }
 
 impl Usage {
@@ -25,6 +27,7 @@ impl Usage {
             input: last(self.input, later.input),
             cached: last(self.cached, later.cached),
             output: last(self.output, later.output),
+            loading: self.loading.max(later.loading),
         }
     }
 }

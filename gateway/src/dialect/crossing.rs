@@ -142,7 +142,7 @@ impl<'a> Crossing<'a> {
         }
         let printed = match self.printer(model, 0) {
             Printer::Vectors { shape, .. } => {
-                let none = vectors::Vectors { rows: Vec::new(), usage: super::Usage::default() };
+                let none = vectors::Vectors { rows: Vec::new(), usage: super::Usage::default(), in_order: true };
                 vectors::print(&none, shape, model, now)
             }
             Printer::Ollama(printer) => printer.loaded(now),

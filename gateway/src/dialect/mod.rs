@@ -24,7 +24,8 @@ pub(crate) use self::answer::Usage;
 pub(crate) use self::answer::{Done, Piece, Reason};
 pub(crate) use self::answer::{Moment, Step};
 pub(crate) use self::crossing::{Crossing, other_api, weight};
-use self::vectors::{NoVectors, Shape};
+use self::vectors::NoVectors;
+pub(crate) use self::vectors::{Shape, Vectors};
 use crate::classify::Dialect;
 use crate::errors::{Code, Failure};
 use crate::json::Malformed;
@@ -97,7 +98,7 @@ impl Printer {
     /// It is no answer, or cannot be said in this API.
     pub(crate) fn whole(&mut self, parser: &mut Parser, body: &[u8], now: Moment) -> Result<(Vec<u8>, Usage), Failure> {
         if let Self::Vectors { shape, model, texts, dimensions } = self {
-            let vectors = vectors::read(body, *texts, *dimensions).map_err(no_vectors)?;
+            let vectors = vectors::read(body, *texts, *dimensions, false).map_err(no_vectors)?;
             return Ok((vectors::print(&vectors, *shape, model, now), vectors.usage));
         }
         let mut answer = Answer::default();
@@ -134,6 +135,19 @@ impl Printer {
         steps.iter().try_for_each(|step| answer.add(step))?;
         self.print(&mut answer, now)
     }
+}
+
+/// Reads an answer to so many texts, in either API's words. `coded`: vectors may be text, as base64 is.
+///
+/// # Errors
+/// It does not hold one vector for each.
+pub(crate) fn read_vectors(body: &[u8], texts: usize, coded: bool) -> Result<Vectors<'_>, Failure> {
+    vectors::read(body, texts, None, coded).map_err(no_vectors)
+}
+
+/// Prints vectors in an API's words, under this name of the model.
+pub(crate) fn print_vectors(vectors: &Vectors<'_>, shape: Shape, model: &str, now: Moment) -> Vec<u8> {
+    vectors::print(vectors, shape, model, now)
 }
 
 /// What an answer with an error status says, in either API's words; `None` where it says nothing in them.

@@ -370,32 +370,37 @@ fn tool_results_find_their_calls() {
 }
 
 /// A body of 32 MiB has room for so many and more; whoever looks at all before for each holds up a core for minutes.
-#[test]
-fn results_beyond_number_find_their_calls_at_once() {
-    const MANY: usize = 30_000;
+/// How long it takes to read chats, in Ollama's words and in OpenAI's, in which so many results answer so many calls.
+fn reading_results(many: usize) -> std::time::Duration {
     let body = |arguments: &str, results: &mut dyn Iterator<Item = String>| {
         let call = |number| {
             format!(r#"{{"id":"c{number}","type":"function","function":{{"name":"f","arguments":{arguments}}}}}"#)
         };
-        let calls = (0..MANY).map(call).collect::<Vec<_>>().join(",");
+        let calls = (0..many).map(call).collect::<Vec<_>>().join(",");
         let results = results.map(|of| format!(r#",{{"role":"tool",{of},"content":""}}"#)).collect::<String>();
         format!(r#"{{"messages":[{{"role":"assistant","content":"","tool_calls":[{calls}]}}{results}]}}"#)
     };
     let of = |number: usize| format!(r#""tool_call_id":"c{number}""#);
     let ollamas =
-        [body("{}", &mut (0..MANY).rev().map(of)), body("{}", &mut (0..MANY).map(|_| r#""tool_name":"f""#.to_owned()))];
+        [body("{}", &mut (0..many).rev().map(of)), body("{}", &mut (0..many).map(|_| r#""tool_name":"f""#.to_owned()))];
     let openais = [
-        body(r#""{}""#, &mut (0..MANY).map(of)),
-        body(r#""{}""#, &mut (0..MANY).map(|_| r#""tool_call_id":"none""#.to_owned())),
+        body(r#""{}""#, &mut (0..many).map(of)),
+        body(r#""{}""#, &mut (0..many).map(|_| r#""tool_call_id":"none""#.to_owned())),
     ];
     let began = std::time::Instant::now();
     for body in &ollamas {
         let chat = ollama::read_chat(node(body.as_bytes()), &mut Adjusted::default()).unwrap();
-        assert!(chat.messages.len() == MANY + 1 && chat.messages[1].answers.is_some());
+        assert!(chat.messages.len() == many + 1 && chat.messages[1].answers.is_some());
     }
     for body in &openais {
         let chat = openai::read_chat(node(body.as_bytes()), &mut Wishes::default(), &mut Adjusted::default()).unwrap();
-        assert!(chat.messages.len() == MANY + 1 && chat.messages[1].answers.is_some());
+        assert!(chat.messages.len() == many + 1 && chat.messages[1].answers.is_some());
     }
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    began.elapsed()
+}
+
+#[test]
+fn sixteen_times_the_results_take_no_256_times_the_time() {
+    let (few, many) = (reading_results(1_000), reading_results(16_000));
+    assert!(many < few * 100, "{few:?}, {many:?}");
 }

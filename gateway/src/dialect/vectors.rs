@@ -10,6 +10,8 @@ pub(crate) struct Vectors<'a> {
     /// A JSON array of numbers for each text, in the order of the texts.
     pub(crate) rows: Vec<&'a str>,
     pub(crate) usage: Usage,
+    /// They stood in the order of the texts.
+    pub(crate) in_order: bool,
 }
 
 /// Why an answer holds no vectors.
@@ -36,25 +38,30 @@ pub(crate) enum Shape {
     OllamaOne,
 }
 
-/// Reads an answer to `texts` texts in vectors of `dimensions` numbers, in either API's words.
-pub(super) fn read(body: &[u8], texts: usize, dimensions: Option<u32>) -> Result<Vectors<'_>, NoVectors> {
+/// Reads an answer to `texts` texts in vectors of `dimensions` numbers, in either API's words. `coded`: they may be text.
+pub(super) fn read(body: &[u8], texts: usize, dimensions: Option<u32>, coded: bool) -> Result<Vectors<'_>, NoVectors> {
     let body = Node::object(body).map_err(NoVectors::Malformed)?;
-    if let Some(error) = body.get("error").filter(|error| !error.is_null()) {
+    let (mut data, mut embeddings, mut usage, mut error) = (None, None, None, None);
+    // Once over all of it: there may be megabytes of numbers.
+    for (key, value) in body.members() {
+        match &*key {
+            "data" => data = Some(value),
+            "embeddings" => embeddings = Some(value),
+            "usage" => usage = count(value, "prompt_tokens").or(usage),
+            "prompt_eval_count" => usage = value.integer().and_then(|count| u64::try_from(count).ok()).or(usage),
+            "error" => error = Some(value),
+            _ => {}
+        }
+    }
+    if let Some(error) = error.filter(|error| !error.is_null()) {
         return Err(NoVectors::Said(message_of(error)));
     }
-    let (rows, usage) = match body.get("data") {
-        Some(data) => {
-            let mut rows: Vec<(i64, Node<'_>)> = data.elements().filter_map(item).collect();
-            rows.sort_by_key(|(index, _)| *index);
-            let usage = body.get("usage").and_then(|usage| count(usage, "prompt_tokens"));
-            (rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>(), usage)
-        }
-        None => {
-            let rows = body.get("embeddings").into_iter().flat_map(Node::elements).collect();
-            (rows, count(body, "prompt_eval_count"))
-        }
+    let (rows, in_order) = match data {
+        Some(data) => by_index(data)?,
+        None => (embeddings.into_iter().flat_map(Node::elements).collect(), true),
     };
-    if rows.len() != texts || rows.iter().any(|row| row.kind() != Kind::Array) {
+    if rows.len() != texts || !rows.iter().all(|row| row.kind() == Kind::Array || (coded && row.kind() == Kind::String))
+    {
         return Err(NoVectors::Strange);
     }
     let as_asked = |row: &Node<'_>| dimensions.is_none_or(|wanted| row.elements().count() == wanted as usize);
@@ -62,11 +69,27 @@ pub(super) fn read(body: &[u8], texts: usize, dimensions: Option<u32>) -> Result
         return Err(NoVectors::OtherLength);
     }
     let rows = rows.into_iter().map(Node::raw).collect();
-    Ok(Vectors { rows, usage: Usage { input: usage.unwrap_or(0), ..Usage::default() } })
+    Ok(Vectors { rows, usage: Usage { input: usage.unwrap_or(0), ..Usage::default() }, in_order })
 }
 
-fn item(item: Node<'_>) -> Option<(i64, Node<'_>)> {
-    Some((item.get("index").and_then(Node::integer).unwrap_or(0), item.get("embedding")?))
+/// The vectors of OpenAI's `data` in the order of their `index`es, and whether they stood so. Where nobody says an index,
+/// they are taken to.
+fn by_index(data: Node<'_>) -> Result<(Vec<Node<'_>>, bool), NoVectors> {
+    let items: Option<Vec<_>> = data.elements().map(|item| Some((item.get("index"), item.get("embedding")?))).collect();
+    let items = items.ok_or(NoVectors::Strange)?;
+    if items.iter().all(|(index, _)| index.is_none()) {
+        return Ok((items.into_iter().map(|(_, row)| row).collect(), true));
+    }
+    let (mut rows, mut in_order) = (vec![None; items.len()], true);
+    for (at, (index, row)) in items.into_iter().enumerate() {
+        let index = index.and_then(Node::integer).and_then(|index| usize::try_from(index).ok());
+        let place = index.and_then(|index| rows.get_mut(index)).ok_or(NoVectors::Strange)?;
+        if place.replace(row).is_some() {
+            return Err(NoVectors::Strange);
+        }
+        in_order &= index == Some(at);
+    }
+    Ok((rows.into_iter().flatten().collect(), in_order))
 }
 
 /// Prints vectors under the name that the client asked for.

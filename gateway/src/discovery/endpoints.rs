@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use tutti_api::{Address, Config, Endpoint, PoolSpec, ReplicaUrl};
+use tutti_api::{Address, Config, Endpoint, InvalidAddress, LoaderAt, PoolSpec, ReplicaUrl};
 
 use super::{Found, Source};
 
@@ -23,6 +23,8 @@ pub(crate) struct Located {
     pub(crate) url: ReplicaUrl,
     /// The file with the key that it wants.
     pub(crate) key_file: Option<PathBuf>,
+    /// Where its loader is, where one is named.
+    pub(crate) loader: Option<ReplicaUrl>,
     /// Who said so.
     pub(crate) origin: Origin,
 }
@@ -37,17 +39,25 @@ pub(crate) fn endpoints(spec: &PoolSpec, found: &Found) -> Result<Vec<Located>, 
     for endpoint in &spec.endpoints {
         let (shown, urls) = of(endpoint, found)?;
         let written = endpoint.url.is_some();
+        let loader: Option<LoaderAt> = endpoint.loader.as_deref().map(str::parse).transpose().map_err(no_loader)?;
         for url in urls {
             let at = *index.entry(url.clone()).or_insert(located.len());
-            if let Some(Located { origin, .. }) = located.get_mut(at) {
+            let beside = loader.as_ref().map(|loader| loader.beside(&url));
+            if let Some(Located { origin, loader, .. }) = located.get_mut(at) {
+                *loader = loader.take().or(beside);
                 *origin = Origin { shown: format!("{}, {shown}", origin.shown), written: origin.written || written };
             } else {
                 let key_file = endpoint.api_key_file.as_ref().map(PathBuf::from);
-                located.push(Located { url, key_file, origin: Origin { shown: shown.clone(), written } });
+                let origin = Origin { shown: shown.clone(), written };
+                located.push(Located { url, key_file, loader: beside, origin });
             }
         }
     }
     Ok(located)
+}
+
+fn no_loader(error: InvalidAddress) -> String {
+    format!("this is no loader's address: {error}")
 }
 
 /// The replicas that an endpoint stands for, and what it is called.
@@ -78,9 +88,13 @@ pub(crate) fn wanted(config: &Config, found: &Found) -> BTreeSet<Source> {
         let url: Option<ReplicaUrl> = endpoint.url.as_deref().and_then(|url| url.parse().ok());
         let dns: Option<Address> = endpoint.dns.as_deref().and_then(|dns| dns.parse().ok());
         let listed = endpoint.file.as_ref().and_then(|file| found.files.get(Path::new(file)));
-        url.iter().chain(listed.iter().flat_map(|urls| urls.iter())).for_each(|url| name(url.address()));
+        let loader: Option<ReplicaUrl> = endpoint.loader.as_deref().and_then(|url| url.parse().ok());
+        let listed = listed.iter().flat_map(|urls| urls.iter());
+        url.iter().chain(listed).chain(&loader).for_each(|url| name(url.address()));
         dns.iter().for_each(&mut name);
     }
+    let peers = config.gateway.peer.as_ref().and_then(|peer| peer.dns.as_ref()?.parse().ok());
+    peers.iter().for_each(&mut name);
     wanted.extend(endpoints().filter_map(|endpoint| endpoint.file.as_ref()).map(|file| Source::File(file.into())));
     wanted
 }
@@ -130,5 +144,22 @@ mod tests {
         let file = Source::File("/list".into());
         assert_eq!(wanted(&config, &Found::default()), [name("a"), name("gpus"), file.clone()].into());
         assert_eq!(wanted(&config, &found()), [name("a"), name("b"), name("gpus"), file].into());
+    }
+    #[test]
+    fn a_replica_has_the_loader_that_somebody_names_for_it() {
+        let all = "{ file: /list }, { dns: 'gpus:1', loader: ':9' }, { url: 'http://b:1', loader: 'http://l:8' }";
+        let text = format!("pools: [{{ name: p, base: x, adapters: {{ from: /a }}, endpoints: [{all}] }}]");
+        let config = tutti_api::load(&text, "t", []).unwrap();
+        let located = super::endpoints(&config.pools[0], &found()).unwrap();
+        let loaders = located.iter().map(|at| (at.url.to_string(), at.loader.as_ref().map(ToString::to_string)));
+        let expected = [
+            ("http://10.0.0.2:1", "http://10.0.0.2:9"),
+            ("http://b:1", "http://l:8"),
+            ("http://10.0.0.1:1", "http://10.0.0.1:9"),
+            ("http://[::9]:1", "http://[::9]:9"),
+        ];
+        let expected = expected.map(|(url, loader)| (url.to_owned(), Some(loader.to_owned())));
+        assert_eq!(loaders.collect::<Vec<_>>(), expected);
+        assert!(wanted(&config, &Found::default()).contains(&Source::Name("l".into())));
     }
 }

@@ -93,6 +93,19 @@ impl Discovery {
         let _ = tokio::time::timeout(FIRST, all).await; // it goes on without: news will tell
     }
 
+    /// Has a name asked for too, and waits a moment for the first word of it. For who has no table.
+    pub async fn follow(&self, name: &str) {
+        self.watch(&BTreeSet::from([Source::Name(name.into())])).await;
+    }
+
+    /// The addresses of a name that is followed.
+    ///
+    /// # Errors
+    /// Why there are none, for people.
+    pub fn addresses(&self, name: &str) -> Result<Arc<[IpAddr]>, String> {
+        self.lead(name).addresses
+    }
+
     /// Lets go all other sources.
     pub(crate) fn keep(&self, wanted: &BTreeSet<Source>) {
         self.watches().retain(|source, _| wanted.contains(source));

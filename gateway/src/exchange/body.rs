@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
@@ -13,18 +13,19 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::event::print_error;
-use super::{Broken, Line, Passing};
+use super::{Broken, Held, Line, Passing};
 use crate::budget::Room;
 use crate::classify::Dialect;
 use crate::ending::{self, Ending, Phase};
 use crate::errors::{Code, Failure};
 use crate::health::Cause;
 use crate::limits::{self, Limit};
+use crate::peer::Answering;
 use crate::replica::Replica;
 use crate::settle::Settlement;
 
 /// Largest answer that is not a stream. Unit: bytes.
-const MAX_WHOLE: usize = 64 << 20;
+pub(crate) const MAX_WHOLE: usize = 64 << 20;
 
 /// An answer's body. It carries the request's [`Settlement`], so that a request is settled when its last byte has gone
 /// out or its client has left, and not when its handler returned.
@@ -36,13 +37,14 @@ pub struct ResponseBody {
 enum Kind {
     Whole(Bytes),
     Stream(Box<Streaming>),
+    /// It has a settlement of its own.
+    Held(Box<Held>),
 }
 
 /// A stream on its way through.
 pub(crate) struct Streaming {
-    pub(crate) line: Option<Line>,
-    pub(crate) incoming: Incoming,
-    pub(crate) replica: Arc<Replica>,
+    /// `None` once it has ended.
+    pub(crate) source: Option<Source>,
     pub(crate) passing: Passing,
     pub(crate) dialect: Dialect,
     pub(crate) idle: Idle,
@@ -50,7 +52,37 @@ pub(crate) struct Streaming {
     pub(crate) ending: Arc<Ending>,
     /// Whether what went out so far ended with a line's end.
     pub(crate) at_line_end: bool,
-    pub(crate) ended: bool,
+}
+
+/// Where a stream comes from.
+pub(crate) enum Source {
+    /// A replica.
+    Replica { line: Line, incoming: Incoming, replica: Arc<Replica> },
+    /// The gateway that has sent it to one.
+    Peer(Answering),
+}
+
+impl Source {
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, String>>> {
+        let frame = match self {
+            Self::Replica { line, incoming, .. } => {
+                line.drive(cx);
+                ready!(Pin::new(incoming).poll_frame(cx))
+            }
+            Self::Peer(answer) => return answer.poll_data(cx),
+        };
+        Poll::Ready(frame.map(|frame| match frame {
+            Ok(frame) => Ok(frame.into_data().unwrap_or_default()),
+            Err(error) => Err(format!("the replica's stream broke off: {error}")),
+        }))
+    }
+
+    /// It has come to its end.
+    fn keep(self) {
+        if let Self::Replica { line, replica, .. } = self {
+            line.keep(&replica);
+        }
+    }
 }
 
 /// A timer that is set again at every chunk, and looks at the clock only when it fires.
@@ -101,6 +133,24 @@ impl ResponseBody {
         Self { kind: Kind::Stream(Box::new(streaming)), settlement: None }
     }
 
+    /// Of a request that waits.
+    pub(crate) fn held(held: Held) -> Self {
+        Self { kind: Kind::Held(Box::new(held)), settlement: None }
+    }
+
+    /// Whether it goes out as it comes.
+    pub(crate) fn is_stream(&self) -> bool {
+        matches!(self.kind, Kind::Stream(_))
+    }
+
+    /// All of a body that is there; nothing of a stream.
+    pub(crate) fn into_whole(self) -> Bytes {
+        match self.kind {
+            Kind::Whole(bytes) => bytes,
+            Kind::Stream(_) | Kind::Held(_) => Bytes::new(),
+        }
+    }
+
     /// Hands the request's settlement to its body.
     pub(crate) fn settle(&mut self, settlement: Box<Settlement>) {
         self.settlement = Some(settlement);
@@ -112,6 +162,7 @@ impl fmt::Debug for ResponseBody {
         match &self.kind {
             Kind::Whole(bytes) => write!(f, "ResponseBody({} bytes)", bytes.len()),
             Kind::Stream(_) => f.write_str("ResponseBody(stream)"),
+            Kind::Held(_) => f.write_str("ResponseBody(waits)"),
         }
     }
 }
@@ -125,6 +176,7 @@ impl Body for ResponseBody {
         let next = match &mut this.kind {
             Kind::Whole(bytes) => Poll::Ready(Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty())),
             Kind::Stream(streaming) => streaming.poll_next(cx, this.settlement.as_deref_mut()),
+            Kind::Held(held) => held.poll_next(cx),
         };
         next.map(|bytes| {
             if let Some(settlement) = &mut this.settlement {
@@ -136,6 +188,7 @@ impl Body for ResponseBody {
                 let whole = match &this.kind {
                     Kind::Whole(_) => true,
                     Kind::Stream(streaming) => bytes.is_some() && streaming.passing.is_done(),
+                    Kind::Held(_) => false,
                 };
                 if whole {
                     settlement.finished();
@@ -152,33 +205,27 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Stream(_) => SizeHint::default(),
+            Kind::Stream(_) | Kind::Held(_) => SizeHint::default(),
         }
     }
 }
 
 impl Streaming {
     fn poll_next(&mut self, cx: &mut Context<'_>, mut settlement: Option<&mut Settlement>) -> Poll<Option<Bytes>> {
-        while !self.ended {
-            if let Some(line) = &mut self.line {
-                line.drive(cx);
-            }
+        while let Some(source) = &mut self.source {
             let whole = self.passing.is_done(); // then whatever is the matter with the rest, the answer is all there
             let mut cause = Cause::Closed;
-            let outcome = match Pin::new(&mut self.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
+            let outcome = match source.poll_data(cx) {
+                Poll::Ready(Some(Ok(chunk))) => {
                     self.idle.heard();
-                    frame.into_data().map_or(Ok(Bytes::new()), |chunk| self.passing.chunk(chunk))
+                    self.passing.chunk(chunk)
                 }
                 Poll::Ready(Some(Err(_))) if whole => self.finish(),
-                Poll::Ready(Some(Err(error))) => {
-                    Err((Bytes::new(), Broken::Garbled(format!("the replica's stream broke off: {error}"))))
-                }
+                Poll::Ready(Some(Err(why))) => Err((Bytes::new(), Broken::Garbled(why))),
                 Poll::Ready(None) => {
-                    self.ended = true;
                     cause = Cause::Error; // a whole stream without its last event: so Ollama's `/v1` ends when its runner dies
-                    if let Some(line) = self.line.take() {
-                        line.keep(&self.replica);
+                    if let Some(source) = self.source.take() {
+                        source.keep();
                     }
                     self.passing.end()
                 }
@@ -201,7 +248,7 @@ impl Streaming {
             if let Some(settlement) = settlement.as_deref_mut() {
                 settlement.hear();
                 settlement.counted(self.passing.usage());
-                if self.ended || self.passing.is_done() {
+                if self.source.is_none() || self.passing.is_done() {
                     settlement.stream_done();
                 }
             }
@@ -215,16 +262,14 @@ impl Streaming {
 
     /// Ends a stream whose last event has gone out and whose connection did not end well.
     fn finish(&mut self) -> Result<Bytes, (Bytes, Broken)> {
-        self.ended = true;
-        self.line = None;
+        self.source = None;
         self.passing.end()
     }
 
     /// Ends the stream in a way that no client takes for a success: with an error event, and without the dialect's
     /// last one. The connection to the replica goes with it.
     fn broken(&mut self, good: Bytes, broken: Broken, cause: Cause, settlement: Option<&mut Settlement>) -> Bytes {
-        self.ended = true;
-        self.line = None;
+        self.source = None;
         let (failure, tell) = match broken {
             Broken::Said(message) => (Failure::quoting(Code::StreamInterrupted, message).blaming(Cause::Error), false),
             Broken::Garbled(message) => (Failure::new(Code::StreamInterrupted, message).blaming(cause), true),

@@ -6,6 +6,7 @@
 mod named;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -116,6 +117,7 @@ fn object(text: &[u8], in_stream: bool) -> Result<Piece, Malformed> {
         b"done" => done = kind == Kind::True,
         b"prompt_eval_count" => native.input = number(&text[value]),
         b"eval_count" => native.output = number(&text[value]),
+        b"load_duration" => native.loading = Duration::from_nanos(number(&text[value])),
         b"usage" if kind == Kind::Object => usage = Some(usage_of(&text[value])),
         b"error" if kind != Kind::Null => error = Some(value),
         _ => {}
@@ -155,6 +157,17 @@ fn cached_of(text: &[u8]) -> u64 {
         }
     });
     cached
+}
+
+/// How long an answer of `/api/embed` says that it had waited for weights: it stands behind its vectors, which are not read for
+/// that.
+pub(crate) fn loading_of_vectors(body: &[u8]) -> Duration {
+    let rest = memchr::memrchr(b']', body).map_or(&[][..], |at| &body[at + 1..]);
+    let Some(rest) = rest.trim_ascii_start().strip_prefix(b",") else { return Duration::ZERO };
+    match object(&[b"{", rest].concat(), false) {
+        Ok(Piece { event: Event::Done(Some(usage)), .. }) => usage.loading,
+        _ => Duration::ZERO,
+    }
 }
 
 fn number(text: &[u8]) -> u64 {
@@ -243,6 +256,21 @@ mod tests {
         ] {
             let usage = usage_of(usage.as_bytes());
             assert_eq!(((usage.input, usage.cached), usage.output), (expected, 2), "{usage:?}");
+        }
+    }
+
+    #[test]
+    fn an_ollama_tells_how_long_it_waited_for_weights() {
+        let line = r#"{"model":"m","done":true,"load_duration":266000000,"prompt_eval_count":5,"eval_count":7}"#;
+        let Some(Event::Done(Some(usage))) = event(Framing::Ndjson, line) else { panic!("no end") };
+        assert_eq!((usage.loading, usage.output), (Duration::from_millis(266), 7));
+        let of = |text: &str| loading_of_vectors(text.as_bytes());
+        let vectors = r#"{"model":"m","embeddings":[[1,2],[3,4]],"total_duration":9,"load_duration":3000000}"#;
+        assert_eq!(of(vectors), Duration::from_millis(3));
+        for none in
+            ["", "{}", r#"{"embeddings":[[1]]}"#, r#"{"embeddings":[[1]],"load_duration":"x"}"#, r#"{"data":[[1]]"#]
+        {
+            assert_eq!(of(none), Duration::ZERO, "{none}");
         }
     }
 

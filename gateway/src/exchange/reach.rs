@@ -23,7 +23,7 @@ const GONE_AFTER: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// What the last one that was tried said.
-pub(super) async fn reach(addresses: &[SocketAddr], within: Duration) -> io::Result<TcpStream> {
+pub(crate) async fn reach(addresses: &[SocketAddr], within: Duration) -> io::Result<TcpStream> {
     let until = Instant::now() + within;
     let tried = &addresses[..addresses.len().min(MAX_TRIED)];
     let mut failed = io::Error::other("there is no address to connect to");
@@ -44,7 +44,7 @@ pub(super) async fn reach(addresses: &[SocketAddr], within: Duration) -> io::Res
 ///
 /// # Errors
 /// What the system says.
-pub(super) fn prepare(stream: &TcpStream) -> io::Result<()> {
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?; // Nagle against delayed acknowledgements costs 40 ms
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY))?;

@@ -1,6 +1,7 @@
 //! The heads of requests and answers: which headers are read, taken over and given.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, TRANSFER_ENCODING};
@@ -15,15 +16,17 @@ pub(super) mod header {
 
     pub(in crate::handle) const MODEL: HeaderName = HeaderName::from_static("x-tutti-model");
     pub(in crate::handle) const PRIORITY: HeaderName = HeaderName::from_static("x-tutti-priority");
+    pub(in crate::handle) const DEADLINE_MS: HeaderName = HeaderName::from_static("x-tutti-deadline-ms");
     pub(in crate::handle) const REVISION: HeaderName = HeaderName::from_static("x-tutti-revision");
     pub(in crate::handle) const REPLICA: HeaderName = HeaderName::from_static("x-tutti-replica");
     pub(in crate::handle) const QUEUE_MS: HeaderName = HeaderName::from_static("x-tutti-queue-ms");
     pub(in crate::handle) const ADJUSTED: HeaderName = HeaderName::from_static("x-tutti-adjusted");
+    pub(in crate::handle) const BATCH: HeaderName = HeaderName::from_static("x-tutti-batch");
     pub(in crate::handle) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
     pub(in crate::handle) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
     /// What a page's script may read of them.
     pub(in crate::handle) const EXPOSED: &str = "x-request-id, x-tutti-revision, x-tutti-replica, x-tutti-queue-ms, \
-        x-tutti-adjusted, retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, \
+        x-tutti-adjusted, x-tutti-batch, retry-after, retry-after-ms, x-should-retry, x-ratelimit-limit-requests, \
         x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, \
         x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
     pub(in crate::handle) const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -74,6 +77,33 @@ pub(super) fn priority(headers: &HeaderMap) -> Result<Priority, Failure> {
     Err(Failure::new(Code::InvalidHeader, message))
 }
 
+/// After how long the answer is of no use, where the request says so.
+pub(super) fn deadline(headers: &HeaderMap) -> Result<Option<Duration>, Failure> {
+    const LONGEST: u64 = 24 * 60 * 60 * 1000;
+    let mut given = headers.get_all(header::DEADLINE_MS).iter();
+    let Some(asked) = given.next() else { return Ok(None) };
+    let known = asked.to_str().ok().filter(|text| text.bytes().all(|byte| byte.is_ascii_digit()));
+    let known = known.and_then(|text| text.parse().ok()).filter(|millis| (1..=LONGEST).contains(millis));
+    let message = match (known, given.next()) {
+        (Some(millis), None) => return Ok(Some(Duration::from_millis(millis))),
+        (_, Some(_)) => "x-tutti-deadline-ms stands twice",
+        (None, None) => "x-tutti-deadline-ms is no number of milliseconds from 1 to 86400000",
+    };
+    Err(Failure::new(Code::InvalidHeader, message))
+}
+
+/// The revision that shall answer, where the request names one.
+pub(super) fn revision(headers: &HeaderMap) -> Result<Option<Box<str>>, Failure> {
+    let mut given = headers.get_all(header::REVISION).iter();
+    let Some(name) = given.next() else { return Ok(None) };
+    let message = match (name.to_str(), given.next()) {
+        (Ok(name), None) if !name.is_empty() => return Ok(Some(name.into())),
+        (_, Some(_)) => "x-tutti-revision stands twice",
+        _ => "x-tutti-revision is no revision's name",
+    };
+    Err(Failure::new(Code::InvalidHeader, message))
+}
+
 pub(super) fn dialect_of(path: &str) -> Dialect {
     let rest = path.strip_prefix("/models/").and_then(|rest| rest.find('/').map(|at| &rest[at..]));
     Dialect::of(rest.unwrap_or(path))
@@ -88,7 +118,16 @@ pub(super) fn request_id(headers: &HeaderMap) -> HeaderValue {
     given.map_or_else(new_id, copied)
 }
 
+/// A UUID of version 4 (RFC 9562): some servers take nothing else for an `x-request-id` (those with starlette-context).
 fn new_id() -> HeaderValue {
+    let (high, low) = (mixed(), mixed());
+    let (high, low) = (high & !0xf000 | 0x4000, low >> 2 | 1 << 63);
+    let (time, rest) = (high >> 32, low & 0xffff_ffff_ffff);
+    let id = format!("{time:08x}-{:04x}-{:04x}-{:04x}-{rest:012x}", high >> 16 & 0xffff, high & 0xffff, low >> 48);
+    HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("0"))
+}
+
+fn mixed() -> u64 {
     thread_local! {
         static STATE: Cell<u64> = Cell::new(crate::random());
     }
@@ -98,6 +137,23 @@ fn new_id() -> HeaderValue {
     let mut mixed = state;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^= mixed >> 31;
-    HeaderValue::from_str(&format!("{mixed:016x}")).unwrap_or(HeaderValue::from_static("0"))
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_made_is_a_uuid_and_no_other() {
+        let ids: std::collections::HashSet<String> =
+            (0..1_000).map(|_| new_id().to_str().unwrap().to_owned()).collect();
+        assert_eq!(ids.len(), 1_000);
+        for id in ids {
+            let parts: Vec<&str> = id.split('-').collect();
+            assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [8, 4, 4, 4, 12], "{id}");
+            assert!(parts[2].starts_with('4') && matches!(parts[3].as_bytes()[0], b'8'..=b'b'), "{id}");
+            assert!(parts.concat().bytes().all(|digit| digit.is_ascii_hexdigit()), "{id}");
+        }
+    }
 }

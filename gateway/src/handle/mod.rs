@@ -3,8 +3,14 @@
 mod answer;
 mod attempt;
 mod cross;
+mod elsewhere;
+mod embed;
+mod errand;
+mod forwarded;
 mod head;
+mod mirror;
 mod show;
+mod ticket;
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -13,21 +19,25 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue, VARY};
+use http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, CONTENT_TYPE, HeaderValue, VARY};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 
 use self::attempt::{Attempt, LOOK_AGAIN};
+pub(crate) use self::forwarded::forwarded;
 pub(crate) use self::head::copied;
-use self::head::{dialect_of, header, named, passed_on, priority, request_id};
+use self::head::{dialect_of, header, named, passed_on, request_id, revision};
+pub(crate) use self::mirror::taken_over;
 use crate::budget::Room;
 use crate::classify::{self, Api, Ask};
-use crate::errors::Failure;
-use crate::exchange::ResponseBody;
+use crate::errors::{Code, Failure};
+use crate::exchange::{self, First, Framing, ResponseBody, Served, Waits};
 use crate::intake::{self, Arriving};
-use crate::record::Phase;
+use crate::keys::Key;
+use crate::schedule::Ticket;
 use crate::settle::Settlement;
 use crate::shared::Shared;
+use crate::traffic::Choice;
 use crate::{answers, ending, identify};
 
 /// Answers a request. Dropping the future, as hyper does when the client has gone, ends the work in whatever phase. Who
@@ -39,21 +49,29 @@ pub(crate) async fn handle(
     let dialect = dialect_of(request.uri().path());
     let quiet = matches!(request.uri().path(), "/healthz" | "/readyz");
     let is_head = request.method() == Method::HEAD;
-    let mut settlement = Settlement::begin(request_id(request.headers()));
+    let request_id = request_id(request.headers());
+    let mut settlement = Settlement::begin(request_id.clone());
     settlement.record.traceparent = request.headers().get(header::TRACEPARENT).map(copied);
     let origin = identify::origin(request.uri(), request.headers(), &shared.table().config.gateway.allowed_hosts);
-    let served = match &origin {
+    let (mut settlement, served) = match &origin {
         Ok(_) => {
-            let mut serving = pin!(serve(&shared, request, &mut settlement));
-            poll_fn(|cx| match serving.as_mut().poll(cx) {
-                Poll::Pending if shared.ending.has_reached(ending::Phase::Over) => Poll::Ready(Err(ending::over())),
-                other => other,
-            })
-            .await
+            let waits = Arc::new(Waits::default());
+            let serving = serving(shared.clone(), request, settlement, waits.clone());
+            match exchange::first(Box::pin(serving), &waits).await {
+                First::Served(settlement, served) => (settlement, served),
+                First::Waits(held) => {
+                    let mut response = Response::new(ResponseBody::held(held));
+                    let headers = response.headers_mut();
+                    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+                    headers.insert(header::REQUEST_ID, request_id);
+                    allow(headers, origin.ok().flatten());
+                    return Ok(response);
+                }
+            }
         }
         Err(failure) => {
             drop(Arriving::of(request));
-            Err(failure.clone())
+            (settlement, Err(failure.clone()))
         }
     };
     let mut response = served.unwrap_or_else(|failure| {
@@ -62,20 +80,15 @@ pub(crate) async fn handle(
     });
     let is_refused = response.status() == StatusCode::UNAUTHORIZED;
     let headers = response.headers_mut();
-    headers.insert(header::REQUEST_ID, settlement.record.request_id.clone());
+    headers.insert(header::REQUEST_ID, request_id);
     if let Some(key) = settlement.record.caller.as_ref().filter(|_| !is_refused) {
         key.tell(headers, Instant::now());
     }
     if is_refused {
         headers.insert(answers::INSTANCE, shared.instance.clone()); // without a key, a gateway knows itself by this
     }
-    if let Ok(Some(origin)) = origin {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
-        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(header::EXPOSED));
-        headers.insert(VARY, HeaderValue::from_static("Origin"));
-    }
-    settlement.record.status = response.status().as_u16();
-    settlement.record.phase = Phase::Answering;
+    allow(headers, origin.ok().flatten());
+    settlement.goes_out(response.status().as_u16());
     if is_head || response.body().is_end_stream() {
         settlement.finished(); // no byte of a body will say so
     }
@@ -84,6 +97,33 @@ pub(crate) async fn handle(
     }
     response.body_mut().settle(settlement);
     Ok(response)
+}
+
+/// Serves a request, wherever it is looked at from.
+async fn serving(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+    mut settlement: Box<Settlement>,
+    waits: Arc<Waits>,
+) -> (Box<Settlement>, Served) {
+    let served = {
+        let mut serving = pin!(serve(&shared, request, &mut settlement, waits));
+        poll_fn(|cx| match serving.as_mut().poll(cx) {
+            Poll::Pending if shared.ending.has_reached(ending::Phase::Over) => Poll::Ready(Err(ending::over())),
+            other => other,
+        })
+        .await
+    };
+    (settlement, served)
+}
+
+/// Lets a page of this origin read an answer.
+fn allow(headers: &mut HeaderMap, origin: Option<HeaderValue>) {
+    if let Some(origin) = origin {
+        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.insert(ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(header::EXPOSED));
+        headers.insert(VARY, HeaderValue::from_static("Origin"));
+    }
 }
 
 /// Finds whose key a request came with, and refuses one that is not good.
@@ -101,18 +141,30 @@ pub(crate) fn refuse(request: Request<Incoming>, failure: &Failure) -> Response<
     settlement.failed(failure);
     let mut response = failure.response(dialect_of(request.uri().path()));
     response.headers_mut().insert(header::REQUEST_ID, settlement.record.request_id.clone());
-    settlement.record.status = response.status().as_u16();
-    settlement.record.phase = Phase::Answering;
+    settlement.goes_out(response.status().as_u16());
     response.body_mut().settle(settlement);
     drop(Arriving::of(request));
     response
+}
+
+/// What the request's revision is chosen by.
+///
+/// # Errors
+/// It names one, and may not.
+fn chosen(headers: &HeaderMap, shared: &Shared, key: Option<&Key>) -> Result<Choice, Failure> {
+    let pin = revision(headers)?;
+    if pin.is_some() && key.is_some_and(|key| !key.pins) {
+        return Err(Failure::new(Code::RevisionNotAllowed, "this API key may not name the revision that answers"));
+    }
+    Ok(Choice::of(headers, &shared.table().sticky, key).naming(pin))
 }
 
 async fn serve(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     settlement: &mut Settlement,
-) -> Result<Response<ResponseBody>, Failure> {
+    waits: Arc<Waits>,
+) -> Served {
     let (head, body) = Arriving::of(request);
     let config = shared.table().config.clone();
     let keyed = shared.keys.set().is_some();
@@ -131,10 +183,11 @@ async fn serve(
     settlement.record.api = Some(api);
     settlement.admit()?;
     let named = named(&head.headers, in_path)?;
-    let asked = priority(&head.headers)?;
+    let ticket = Ticket::asked(&head.headers, settlement.record.started)?;
 
     let limits = &config.gateway.limits;
     let budget = limits.buffered_bodies.bytes();
+    let choice = chosen(&head.headers, shared, settlement.record.caller.as_deref())?;
     let mut room = Room { held: shared.budget.hold(), limit: budget };
     let body = intake::read(body, &head.headers, limits, &mut room).await?;
     settlement.record.received = body.len();
@@ -143,26 +196,16 @@ async fn serve(
     drop(head); // nothing holds the memory that it was read into any more
     let reading = classify::read(api, named, &body)?;
 
+    if reading.facts.stream {
+        waits.can_hear(Framing::of_api(api), api.dialect());
+        settlement.tell(waits);
+    }
+
     let (body, headers) = (&body, &*headers);
     let caller = settlement.record.caller.clone();
     let caller = caller.as_deref();
-    let class = caller.map_or(asked, |key| key.class(asked));
-    let (crossing, failed_at, adjusted) = (None, None, None);
-    let mut attempt =
-        Attempt { shared, reading: &reading, body, headers, caller, class, budget, crossing, failed_at, adjusted };
-    if api == Api::OllamaShow {
-        return attempt.show(settlement).await;
-    }
-    loop {
-        let (route, permit) = attempt.slot(settlement).await?;
-        settlement.occupy(permit);
-        if let Some(answer) = attempt.at_once(settlement)? {
-            return Ok(answer);
-        }
-        let Some(answer) = attempt.exchange(&route, settlement).await? else {
-            settlement.record.retries += 1;
-            continue;
-        };
-        return attempt.answer(&route, answer, settlement).await;
-    }
+    let ticket = ticket.of(caller, &reading, body);
+    settlement.record.class = ticket.class;
+    let mut attempt = Attempt { caller, choice, ..Attempt::new(shared, &reading, body, headers, ticket, budget) };
+    if api == Api::OllamaShow { attempt.show(settlement).await } else { attempt.run(settlement).await }
 }

@@ -7,7 +7,7 @@ use http::Response;
 use serde_json::Value;
 use tutti_api::Engine;
 
-use super::attempt::{Attempt, no_head, too_late};
+use super::attempt::{Attempt, no_head, refused, too_late};
 use crate::answers;
 use crate::classify::Edits;
 use crate::errors::{Code, Failure};
@@ -24,13 +24,13 @@ impl Attempt<'_> {
     /// Asks the replicas that have the model, one after the other, those that are trusted first, until one answers.
     pub(super) async fn show(&mut self, settlement: &mut Settlement) -> Result<Response<ResponseBody>, Failure> {
         let (_, route) = self.route(&mut false).await?;
-        settlement.record.served = Some(route.served.clone());
+        settlement.waits_for(&route.served);
         if route.pool.engine != Engine::Ollama {
             return Ok(answers::shown(&route));
         }
         let mut slots: Vec<_> = route.target.slots().iter().collect();
         slots.sort_by_key(|slots| slots.view().suspect);
-        let mut failure = Failure::new(Code::NoReplica, "the pool has no replica for this model");
+        let mut failure = refused(Code::NoReplica, None, &route);
         for replica in slots.into_iter().map(|slots| slots.replica.clone()) {
             settlement.asks(&replica);
             let request = self.request(&route, &replica, settlement)?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tutti_api::HealthSpec;
 
 use super::trust::{Cause, Ejection, Trust};
-use crate::schedule::core::SlotId;
+use crate::schedule::SlotsId;
 
 /// How often a replica that comes back gets more slots, at most.
 const STEP: Duration = Duration::from_millis(100);
@@ -34,7 +34,7 @@ pub(crate) struct Policy {
 /// The slots of one model on one replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Member {
-    pub(crate) slot: SlotId,
+    pub(crate) slot: SlotsId,
     pub(crate) replica: ReplicaId,
     /// How many there are.
     pub(crate) limit: u16,
@@ -50,9 +50,9 @@ pub(crate) enum Event {
     /// It answered a question, whatever it said; or it is gone for good.
     Reached(ReplicaId),
     /// An exchange failed that was sent then.
-    Failed(SlotId, Cause, Instant),
+    Failed(SlotsId, Cause, Instant),
     /// One was answered whole.
-    Answered(SlotId, Instant),
+    Answered(SlotsId, Instant),
     /// A replica gave no token to a probe; the next one's outcome is known after that time.
     Unanswered(ReplicaId, Duration),
     /// Time has passed.
@@ -78,14 +78,14 @@ pub(crate) enum Subject {
     /// A whole replica.
     Replica(ReplicaId),
     /// One model on it.
-    Slot(SlotId),
+    Slot(SlotsId),
 }
 
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Action {
     /// Let this hold for the slots.
-    Set(SlotId, Force),
+    Set(SlotsId, Force),
     /// Try a replica until it can be reached.
     Recover(ReplicaId),
     /// Tell that something is ejected from now on.
@@ -118,8 +118,8 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) struct Core {
     policy: Policy,
-    models: Vec<Vec<SlotId>>,
-    slots: HashMap<SlotId, Slot>,
+    models: Vec<Vec<SlotsId>>,
+    slots: HashMap<SlotsId, Slot>,
     replicas: HashMap<ReplicaId, Trust>,
     unreachable: HashSet<ReplicaId>,
     in_force: HashSet<Subject>,
@@ -236,7 +236,7 @@ impl Core {
 
     fn change(
         &mut self,
-        slot: SlotId,
+        slot: SlotsId,
         of_slot: bool,
         of_replica: bool,
         change: impl Fn(Trust) -> Trust,
@@ -306,7 +306,7 @@ impl Core {
     }
 
     /// What is to hold for the slots of one model, and which of them are ejected.
-    fn forces(&self, model: &[SlotId], now: Instant) -> Vec<(SlotId, bool, Force)> {
+    fn forces(&self, model: &[SlotsId], now: Instant) -> Vec<(SlotsId, bool, Force)> {
         let slots: Vec<&Slot> = model.iter().filter_map(|id| self.slots.get(id)).collect();
         let reachable = slots.iter().filter(|slot| self.is_reachable(slot.member.replica)).count();
         let ejected = self.ejected(&slots, reachable);
@@ -329,10 +329,10 @@ impl Core {
 
     /// Which of a model's slots are ejected: the first to fail, as many as may be. Where all fail, none is: who has been
     /// well the longest ago is as good a guess as any.
-    fn ejected(&self, slots: &[&Slot], reachable: usize) -> HashSet<SlotId> {
+    fn ejected(&self, slots: &[&Slot], reachable: usize) -> HashSet<SlotsId> {
         let share = (slots.len() as f64 * self.policy.share) as usize;
         let most = if self.policy.share > 0.0 { share.max(1) } else { 0 };
-        let mut wanted: Vec<(Instant, SlotId)> = slots
+        let mut wanted: Vec<(Instant, SlotsId)> = slots
             .iter()
             .filter(|slot| self.is_reachable(slot.member.replica))
             .filter_map(|slot| {

@@ -24,8 +24,7 @@ pub(crate) use self::probe::{Outcome, Probing, watch};
 pub use self::told::{HeldState, HeldStatus};
 pub use self::trust::Cause;
 use crate::replica::Replica;
-use crate::schedule::core::SlotId;
-use crate::schedule::{Owner, Slots};
+use crate::schedule::{Owner, Slots, SlotsId};
 use crate::{fetch, inventory};
 
 /// First pause before a replica that could not be reached is tried again; doubled each time.
@@ -61,7 +60,7 @@ pub(crate) struct Health {
 #[derive(Debug)]
 struct Inner {
     core: Core,
-    slots: HashMap<SlotId, Weak<Slots>>,
+    slots: HashMap<SlotsId, Weak<Slots>>,
     next_tick: Option<Instant>,
 }
 
@@ -89,7 +88,7 @@ impl Health {
     }
 
     /// Whether a whole replica is ejected, or would be if others were well.
-    fn is_ejected(&self, replica: &Replica) -> bool {
+    pub(crate) fn is_ejected(&self, replica: &Replica) -> bool {
         matches!(self.lock().core.held(Subject::Replica(replica.id)), Some(Held::Ejected { .. }))
     }
 

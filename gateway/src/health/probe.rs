@@ -16,8 +16,7 @@ use super::{Cause, hear};
 use crate::exchange::NoHead;
 use crate::fetch::{self, Fetched, Unfetched};
 use crate::replica::Replica;
-use crate::schedule::core::SlotId;
-use crate::schedule::{Permit, Slots};
+use crate::schedule::{Permit, Slots, SlotsId};
 use crate::shared::Shared;
 use crate::table::{Pool, Table};
 
@@ -77,13 +76,13 @@ struct Pulse {
     /// Since when it has had something to say, and not said it.
     since: Option<Instant>,
     /// What answered last.
-    last: Option<SlotId>,
+    last: Option<SlotsId>,
 }
 
 impl Pulse {
     /// Looks at it. `heard`: what has answered since the last look; `owes`: it has requests, or is ejected. True where it
     /// is to be probed.
-    fn look(&mut self, heard: Option<SlotId>, owes: bool, interval: Duration, now: Instant) -> bool {
+    fn look(&mut self, heard: Option<SlotsId>, owes: bool, interval: Duration, now: Instant) -> bool {
         self.last = heard.or(self.last);
         if heard.is_some() || !owes {
             self.since = owes.then_some(now);
@@ -138,7 +137,7 @@ fn is_due(pulse: &mut Pulse, pool: &Pool, replica: &Replica, interval: Duration,
 }
 
 /// Probes a replica, and has what comes of it heard.
-async fn probe(table: Arc<Table>, pool: Arc<Pool>, replica: Arc<Replica>, probing: Probing, last: Option<SlotId>) {
+async fn probe(table: Arc<Table>, pool: Arc<Pool>, replica: Arc<Replica>, probing: Probing, last: Option<SlotsId>) {
     let question = match pool.engine {
         Engine::Ollama => of_ollama(&pool, &replica).await,
         Engine::Openai => of_openai(&table, &pool, &replica, last).await,
@@ -200,7 +199,7 @@ fn options(pool: &Pool, num_ctx: u64) -> Option<Map<String, Value>> {
 
 /// A question for a model that a server of OpenAI's API is working on, or else for the one that answered last: it says
 /// nothing of its memory.
-async fn of_openai(table: &Table, pool: &Arc<Pool>, replica: &Arc<Replica>, last: Option<SlotId>) -> Option<Question> {
+async fn of_openai(table: &Table, pool: &Arc<Pool>, replica: &Arc<Replica>, last: Option<SlotsId>) -> Option<Question> {
     let mut all = replica.all_slots();
     let works = |slots: &Slots| slots.view().in_flight > 0;
     all.retain(|slots| works(slots) || Some(slots.id()) == last);

@@ -127,22 +127,26 @@ mod tests {
             ("[^\\x00-\\x1f\\x7f-\\x9f]{1,20}", "[A-Za-z0-9._-]{1,20}"),
             models,
             (number(), number(), number()),
-            class,
+            (class, 1..=KeySpec::MOST_WEIGHT),
             time(),
         )
-            .prop_map(|((name, tenant), models, (requests, tokens, concurrency), priority, time)| KeySpec {
-                id: String::new(),
-                name,
-                tenant,
-                sha256: String::new(),
-                models,
-                requests_per_minute: requests,
-                tokens_per_minute: tokens,
-                concurrency,
-                priority,
-                created: time,
-                expires: time,
-                revoked: time,
+            .prop_map(|((name, tenant), models, (requests, tokens, concurrency), (priority, weight), time)| {
+                KeySpec {
+                    pin_revisions: false,
+                    id: String::new(),
+                    name,
+                    tenant,
+                    sha256: String::new(),
+                    models,
+                    requests_per_minute: requests,
+                    tokens_per_minute: tokens,
+                    concurrency,
+                    priority,
+                    weight,
+                    created: time,
+                    expires: time,
+                    revoked: time,
+                }
             })
     }
 

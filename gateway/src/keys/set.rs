@@ -31,6 +31,9 @@ pub struct Key {
     models: Option<Models>,
     limits: Limits,
     priority: Priority,
+    weight: u32,
+    /// Whether its requests may name their revision.
+    pub(crate) pins: bool,
 }
 
 impl Key {
@@ -43,6 +46,8 @@ impl Key {
             expires: spec.expires,
             models: spec.models.as_deref().map(Models::of),
             priority: spec.priority,
+            weight: spec.weight,
+            pins: spec.pin_revisions,
             limits: Limits::of(spec, before.map(|key| key.limits.used.clone()).unwrap_or_default()),
         }
     }
@@ -63,6 +68,11 @@ impl Key {
     /// Which limit is used up.
     pub(crate) fn admit(&self, now: Instant) -> Result<Option<AtOnce>, Failure> {
         self.limits.admit(now)
+    }
+
+    /// How much of the slots its tenant has beside others.
+    pub(crate) fn weight(&self) -> u32 {
+        self.weight
     }
 
     /// The class of a request that asks for this one.

@@ -117,6 +117,10 @@ fields! {
         |told| Some(Value::Number(told.record.usage.output));
     "retries" "number" "How often it was sent again."
         |told| Some(Value::Number(told.record.retries.into()));
+    "callers" "number" "Of embeddings: how many requests shared its call, where it was not alone. Its tokens are a share by length then."
+        |told| Some(told.record.callers as u64).filter(|callers| *callers > 1).map(Value::Number);
+    "calls" "number" "Of embeddings: how many calls its array was cut into, where it was."
+        |told| Some(told.record.calls as u64).filter(|calls| *calls > 1).map(Value::Number);
 }
 
 /// Appends a request's line.
@@ -247,7 +251,7 @@ mod tests {
 
     #[test]
     fn every_field_is_written_in_the_order_of_the_table() {
-        let served = Registry::default().served("risk", "v1", "p", tutti_api::Engine::Ollama);
+        let served = Registry::default().served("risk", "v1", "p", tutti_api::Engine::Ollama, false);
         let pool = tutti_api::PoolSpec::default();
         let replica = Registry::default().replica(&pool, "http://localhost:1".parse().unwrap(), None).unwrap();
         let keys = format!("keys: [{{ id: k1, name: n, tenant: acme, sha256: \"{}\" }}]", "0".repeat(64));
@@ -261,6 +265,7 @@ mod tests {
             record.first_byte = Some(Duration::from_micros(40));
             record.queued = Duration::from_millis(7);
             (record.usage.output, record.usage.cached) = (u64::MAX, 3);
+            (record.callers, record.calls) = (7, 2);
         };
         let (json, mut names) = line(|record| {
             everything(record);

@@ -3,6 +3,8 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use tutti_api::Priority;
+
 use super::ends::ENDS;
 
 /// OpenTelemetry's advised buckets for `gen_ai.server.request.duration`.
@@ -18,14 +20,14 @@ static TOKENS: Bounds<14> = bounds!(1.0; 1.0, 4.0, 16.0, 64.0, 256.0, 1024.0, 40
 
 /// A number that one core writes and any may read.
 #[derive(Debug, Default)]
-pub(super) struct Cell(AtomicU64);
+pub(crate) struct Cell(AtomicU64);
 
 impl Cell {
-    pub(super) fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(more), Relaxed); // one writer: no locked instruction
     }
 
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
@@ -44,7 +46,7 @@ pub(crate) struct Bounds<const N: usize> {
 /// Bounds in a metric's unit, of which values are so many parts.
 macro_rules! bounds {
     ($parts:literal; $($bound:literal),*) => {
-        $crate::metrics::cells::Bounds {
+        $crate::metrics::Bounds {
             text: [$(stringify!($bound)),*],
             upper: [$(($bound * $parts + 0.5) as u64),*],
             parts: $parts,
@@ -97,6 +99,11 @@ impl Sums {
         all
     }
 
+    /// Of counts that somebody else keeps: by upper bound, and beyond the last.
+    pub(crate) fn counted(bounds: &'static [&'static str], counts: &[u64], sum: u64) -> Self {
+        Self { bounds, counts: counts.to_vec(), parts: 1.0, sum }
+    }
+
     /// Whether nothing was observed.
     pub(crate) fn is_empty(&self) -> bool {
         self.counts.iter().all(|count| *count == 0)
@@ -144,7 +151,8 @@ pub(super) struct Shape {
     duration: [OnceLock<Box<Histogram<14>>>; ENDS],
     pub(super) first_token: Histogram<16>,
     pub(super) per_token: Histogram<13>,
-    pub(super) queued: Histogram<16>,
+    /// By class.
+    pub(super) queued: [Histogram<16>; Priority::ALL.len()],
     pub(super) input: Histogram<14>,
     pub(super) output: Histogram<14>,
 }
@@ -155,7 +163,7 @@ impl Default for Shape {
             duration: std::array::from_fn(|_| OnceLock::new()),
             first_token: Histogram::new(&FIRST_TOKEN),
             per_token: Histogram::new(&PER_TOKEN),
-            queued: Histogram::new(&FIRST_TOKEN),
+            queued: Priority::ALL.map(|_| Histogram::new(&FIRST_TOKEN)),
             input: Histogram::new(&TOKENS),
             output: Histogram::new(&TOKENS),
         }

@@ -9,6 +9,7 @@ mod family;
 mod page;
 mod process;
 mod reference;
+mod releases;
 mod sets;
 mod text;
 
@@ -19,15 +20,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+pub(crate) use self::cells::{Bounds, Cell, Histogram, Sums, bounds};
 pub use self::family::{ALL, Kind, Metric};
 pub use self::page::page;
 pub use self::reference::reference_markdown;
+pub(crate) use self::releases::page as releases_page;
 pub use self::sets::Metrics;
 pub use self::text::Format;
 
 use self::cells::{Counts, Shape};
 use self::sets::{Place, Who};
 use crate::classify::Api;
+use crate::demand;
 use crate::record::{Outcome, Phase, Record};
 
 /// Places a core knows before it looks for those that are of no use any more.
@@ -87,13 +91,23 @@ pub(crate) fn count(record: &Record, took: Duration) {
         let Some(own) = own else { return };
         let tenant = record.caller.as_ref().map(|key| &key.tenant);
         let who = Who { served: record.served.as_ref(), api: record.api, tenant };
-        let Place { counts, shape, .. } = own.place(&who);
+        let Place { counts, shape, demand, .. } = own.place(&who);
         let end = ends::end_of(record);
         counted(counts, record, end);
         if record.api.is_some() {
             measured(shape, record, end, took);
+            demand.count(&over(record, took));
         }
     });
+}
+
+/// Where a request that has been routed is counted while it is there.
+pub(crate) fn stands(record: &Record) -> Option<Arc<demand::Cells>> {
+    OWN.with_borrow_mut(|own| {
+        let tenant = record.caller.as_ref().map(|key| &key.tenant);
+        let who = Who { served: record.served.as_ref(), api: record.api, tenant };
+        Some(own.as_mut()?.place(&who).demand.clone())
+    })
 }
 
 /// Drops what is of no use any more, and looks for room again where there was none. Called now and then on each core.
@@ -145,11 +159,9 @@ fn counted(counts: &Counts, record: &Record, end: usize) {
 
 fn measured(shape: &Shape, record: &Record, end: usize, took: Duration) {
     shape.lasted(end, micros(took));
-    shape.queued.observe(micros(record.queued));
-    // Only what a replica began to answer says something of the engine: refusals are quick. Nor does what it tells of a
-    // model. And only a stream has a first token: else the whole answer comes with the first byte.
-    let answered = record.replica.is_some() && record.status < 400 && record.api != Some(Api::OllamaShow);
-    let Some(first) = record.first_byte.filter(|_| answered) else { return };
+    shape.queued[record.class as usize].observe(micros(record.queued));
+    // Only a stream has a first token: else the whole answer comes with the first byte.
+    let Some(first) = record.first_byte.filter(|_| is_answered(record)) else { return };
     if record.streamed {
         shape.first_token.observe(micros(first));
     }
@@ -163,6 +175,23 @@ fn measured(shape: &Shape, record: &Record, end: usize, took: Duration) {
     if let Some(last) = record.last_byte.filter(|_| usage.output > 1 && record.outcome() == Outcome::Ok) {
         shape.per_token.observe(micros(last.saturating_sub(first)) / (usage.output - 1));
     }
+}
+
+/// Whether it says something of the engine. Only what a replica began to answer does, for refusals are quick; and not what it
+/// tells of a model.
+fn is_answered(record: &Record) -> bool {
+    record.replica.is_some() && record.status < 400 && record.api != Some(Api::OllamaShow)
+}
+
+fn over(record: &Record, took: Duration) -> demand::Over {
+    let is_error = match record.outcome() {
+        Outcome::Failed(code) => code.row().status >= 500,
+        Outcome::ReplicaError => record.status >= 500,
+        Outcome::Ok | Outcome::Cancelled => false,
+    };
+    let is_answered = is_answered(record) && record.first_byte.is_some();
+    let first_token = record.first_byte.filter(|_| is_answered && record.streamed);
+    demand::Over { is_error, is_answered, took, queued: record.queued, first_token, usage: record.usage }
 }
 
 fn micros(duration: Duration) -> u64 {

@@ -3,20 +3,25 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use tutti_api::Priority;
+
 use super::cells::{Counts, Histogram, Shape, Sums};
 use super::ends;
 use super::family::{self as f, Metric};
 use super::process::Process;
+use super::releases;
 use super::sets::{CountsKey, Metrics, Names, Set, Sets, ShapeKey, Shown};
 use super::text::{Format, Page};
 use crate::discovery::Discovery;
 use crate::health::{HeldState, HeldStatus};
 use crate::keys::KeysStatus;
+use crate::peer::{Peers, Whose};
 use crate::replica::Replica;
+use crate::schedule::core::SIZES_SHOWN;
 use crate::shared::Shared;
 use crate::table::{Pool, Table};
 use crate::tls::Tls;
-use crate::{limits, log};
+use crate::{batch, limits, log};
 
 /// What clients of the gateway did in each phase when they left, in the order of [`Counts::cancelled`].
 const PHASES: [&str; 4] = ["reading", "queued", "waiting", "answering"];
@@ -26,7 +31,10 @@ pub fn page(shared: &Shared, format: Format) -> String {
     let mut page = Page::new(format);
     requests(&shared.metrics, &mut page);
     replicas(&shared.table(), &mut page);
+    releases::traffic(&shared.table(), &mut page);
+    releases::driven(&shared.releases.load(), &mut page);
     discovery(&shared.discovery, &mut page);
+    peers(shared.peers.as_deref(), &mut page);
     gateway(shared, &mut page);
     process(&mut page);
     page.finish()
@@ -79,7 +87,12 @@ fn histograms(page: &mut Page, shapes: &Sets<ShapeKey, Shape>) {
     let mut family = page.family(&f::QUEUE_TIME);
     for (key, set) in measured(shapes) {
         let Names { model, revision, pool, .. } = &key.names;
-        family.histogram([model, revision, pool, key.operation], &Sums::of(set.cores().map(|shape| &shape.queued)));
+        for class in Priority::ALL {
+            let sums = Sums::of(set.cores().map(|shape| &shape.queued[class as usize]));
+            if !sums.is_empty() {
+                family.histogram([model, revision, pool, key.operation, class.name()], &sums);
+            }
+        }
     }
     let mut family = page.family(&f::DURATION);
     for (key, set) in measured(shapes) {
@@ -133,7 +146,7 @@ fn conventional(key: &ShapeKey) -> [&str; 5] {
 }
 
 fn replicas(table: &Table, page: &mut Page) {
-    of_pools(table, page, &f::QUEUED, |pool| pool.owner.queued() as u64);
+    of_pools(table, page, &f::QUEUED, |pool| (pool.owner.queued() + pool.desk.waiting()) as u64);
     of_replicas(table, page, &f::IN_FLIGHT, |_, replica| u64::from(replica.in_flight()));
     of_replicas(table, page, &f::REACHABLE, |pool, replica| u64::from(pool.owner.health.is_reachable(replica)));
     of_replicas(table, page, &f::EJECTED, |pool, replica| ejected(pool, replica, |held| held.model.is_none()));
@@ -151,6 +164,7 @@ fn replicas(table: &Table, page: &mut Page) {
             family.value([&*pool.name, outcome.name()], count);
         }
     }
+    loaders(table, page);
     of_pools(table, page, &f::RETRIES_REFUSED, |pool| pool.owner.retries.refused());
     let mut family = page.family(&f::LOADS);
     for pool in &table.pools {
@@ -160,6 +174,61 @@ fn replicas(table: &Table, page: &mut Page) {
     }
     let mut family = page.family(&f::LOAD_SECONDS);
     table.pools.iter().for_each(|pool| family.value([&*pool.name], pool.owner.loads.micros() as f64 / 1e6));
+    turns(table, page);
+    batches(table, page);
+}
+
+/// What the loaders beside the replicas have told.
+fn loaders(table: &Table, page: &mut Page) {
+    let all = || {
+        table
+            .pools
+            .iter()
+            .flat_map(|pool| pool.with_loaders().filter_map(move |(of, beside)| Some((pool, of, beside?))))
+    };
+    let mut family = page.family(&f::LOADER_UP);
+    all().for_each(|(pool, of, loader)| family.value([&*pool.name, &of.url], u8::from(loader.answers())));
+    let mut family = page.family(&f::ADAPTERS);
+    for (pool, of, loader) in all() {
+        for (phase, count) in loader.phases().filter(|(_, count)| *count > 0) {
+            family.value([&*pool.name, &of.url, &phase.to_string()], count as u64);
+        }
+    }
+    let mut family = page.family(&f::PROOFS);
+    for pool in table.pools.iter().filter(|pool| pool.loaders.iter().any(Option::is_some)) {
+        for (outcome, count) in pool.owner.proofs.told() {
+            family.value([&*pool.name, outcome.name()], count);
+        }
+    }
+}
+
+/// What was decided of groups that take turns.
+fn turns(table: &Table, page: &mut Page) {
+    of_pools(table, page, &f::LOADS_AVOIDED, |pool| pool.owner.tallied.get().avoided);
+    of_pools(table, page, &f::LATE_GROUPS, |pool| pool.owner.tallied.get().late);
+    of_pools(table, page, &f::TOO_LATE, |pool| pool.owner.tallied.get().refused);
+    let mut family = page.family(&f::BATCH);
+    for pool in &table.pools {
+        let tally = pool.owner.tallied.get();
+        family.histogram([&*pool.name], &Sums::counted(&SIZES_SHOWN, &tally.batches, tally.batched));
+    }
+}
+
+/// Calls for embeddings, and who shared them.
+fn batches(table: &Table, page: &mut Page) {
+    let told: Vec<_> = table.pools.iter().map(|pool| (&*pool.name, pool.desk.told())).collect();
+    let mut family = page.family(&f::BATCH_SIZE);
+    told.iter().for_each(|(pool, (_, sizes))| family.histogram([*pool], sizes));
+    type Pick = fn(&batch::Counts) -> u64;
+    let counters: [(&'static Metric, Pick); 3] = [
+        (&f::BATCH_SHARED, |counts| counts.shared),
+        (&f::BATCH_PIECES, |counts| counts.pieces),
+        (&f::BATCH_HALVED, |counts| counts.halved),
+    ];
+    for (metric, pick) in counters {
+        let mut family = page.family(metric);
+        told.iter().for_each(|(pool, (counts, _))| family.value([*pool], pick(counts)));
+    }
 }
 
 fn of_pools(table: &Table, page: &mut Page, metric: &'static Metric, value: fn(&Pool) -> u64) {
@@ -199,6 +268,29 @@ fn discovery(discovery: &Discovery, page: &mut Page) {
     for ((kind, name), heard) in named() {
         family.value([kind, &name], heard.at.unwrap_or_default());
     }
+}
+
+fn peers(peers: Option<&Peers>, page: &mut Page) {
+    let view = peers.map(|peers| peers.view());
+    let mut family = page.family(&f::FORWARDED);
+    for (direction, outcome, count) in peers.iter().flat_map(|peers| peers.counts.told()) {
+        family.value([direction, outcome], count);
+    }
+    let mut family = page.family(&f::PEERS);
+    if let Some(view) = &view {
+        let through = view.peers.iter().filter(|(reach, _)| reach.through_another).count();
+        family.value(["direct"], view.peers.len() - through);
+        family.value(["through_another"], through);
+    }
+    let pools = || view.iter().flat_map(|view| &view.pools);
+    let mut family = page.family(&f::POOL_OWNED);
+    pools().for_each(|(pool, view)| family.value([&**pool], u8::from(view.whose == Whose::Here)));
+    let mut family = page.family(&f::POOL_EPOCH);
+    pools().for_each(|(pool, view)| family.value([&**pool], view.epoch));
+    page.family(&f::POOL_CONFLICTS).maybe(view.as_ref().map(|view| view.conflicts));
+    let certificate = peers.map(|peers| peers.mutual.status());
+    page.family(&f::PEER_CERTIFICATE_EXPIRY).maybe(certificate.as_ref().map(|of| of.expires.unix()));
+    page.family(&f::PEER_CERTIFICATE_OK).maybe(certificate.map(|of| u8::from(of.reload.error.is_none())));
 }
 
 fn gateway(shared: &Shared, page: &mut Page) {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::cells::{Counts, Shape};
 use crate::classify::Api;
+use crate::demand;
 use crate::limits::{self, Limit};
 use crate::registry::Served;
 
@@ -32,11 +33,11 @@ pub(super) struct Who<'r> {
 
 /// Model, revision and pool, and what its engine is called.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Names {
-    pub(super) model: Arc<str>,
-    pub(super) revision: Arc<str>,
-    pub(super) pool: Arc<str>,
-    pub(super) provider: &'static str,
+pub(crate) struct Names {
+    pub(crate) model: Arc<str>,
+    pub(crate) revision: Arc<str>,
+    pub(crate) pool: Arc<str>,
+    pub(crate) provider: &'static str,
 }
 
 /// The labels of [`Counts`].
@@ -82,7 +83,7 @@ impl User {
 
 /// The cells of all cores under one set of labels.
 #[derive(Debug)]
-pub(super) struct Set<T> {
+pub(crate) struct Set<T> {
     cells: Vec<(usize, Arc<T>)>,
     users: Vec<User>,
     gone: Option<Instant>,
@@ -97,12 +98,12 @@ impl<T> Clone for Set<T> {
 
 impl<T> Set<T> {
     /// Each core's.
-    pub(super) fn cores(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn cores(&self) -> impl Iterator<Item = &T> {
         self.cells.iter().map(|(_, cells)| &**cells)
     }
 }
 
-pub(super) type Sets<K, T> = BTreeMap<K, Set<T>>;
+pub(crate) type Sets<K, T> = BTreeMap<K, Set<T>>;
 
 /// The cells of a core under these labels, which are new if need be.
 fn cells<K: Ord + Clone, T: Default>(sets: &mut Arc<Sets<K, T>>, key: &K, core: usize, user: User) -> Arc<T> {
@@ -172,6 +173,7 @@ impl Seen {
 struct Known {
     counts: Arc<Sets<CountsKey, Counts>>,
     shapes: Arc<Sets<ShapeKey, Shape>>,
+    demand: Arc<Sets<Names, demand::Cells>>,
     /// Models that replicas show of themselves.
     models: Seen,
     tenants: Seen,
@@ -208,13 +210,14 @@ impl Known {
     }
 
     fn forget(&mut self, now: Instant) -> bool {
-        let Self { counts, shapes, models, tenants } = self;
+        let Self { counts, shapes, demand, models, tenants } = self;
         let forgotten = forget(counts, now, |key| {
             if is_exposed(&key.names) {
                 models.remove(&key.names.model);
             }
             tenants.remove(&key.tenant);
         });
+        let forgotten = forget(demand, now, |_| ()) || forgotten;
         forget(shapes, now, |_| ()) || forgotten
     }
 }
@@ -254,6 +257,7 @@ impl Default for Metrics {
 pub(super) struct Place {
     pub(super) counts: Arc<Counts>,
     pub(super) shape: Arc<Shape>,
+    pub(super) demand: Arc<demand::Cells>,
     /// Whether others are counted in it too, for want of room.
     pub(super) folded: bool,
     /// Who is led to it.
@@ -301,10 +305,17 @@ impl Metrics {
             }
         }
         let counts = cells(&mut known.counts, &key, core, user.clone());
+        let demand = cells(&mut known.demand, &key.names, core, User { tenant: None, ..user.clone() });
         let key = ShapeKey { names: key.names, operation: who.api.map_or("", Api::operation) };
         let shape = cells(&mut known.shapes, &key, core, User { tenant: None, ..user });
         let key = User { served: who.served.map(Arc::downgrade), tenant: who.tenant.map(Arc::downgrade) };
-        Place { counts, shape, folded, leads: key }
+        Place { counts, shape, demand, folded, leads: key }
+    }
+
+    /// What there is of demand.
+    pub(crate) fn demand(&self, now: Instant) -> Arc<Sets<Names, demand::Cells>> {
+        self.read(now);
+        self.known().demand.clone()
     }
 
     /// What there is, to be read while cores go on counting; what is over is left out, for good.

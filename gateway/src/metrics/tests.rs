@@ -22,7 +22,7 @@ fn ask(metrics: &Arc<Metrics>, core: usize, served: Option<&Arc<Served>>, tenant
 }
 
 fn served(registry: &mut Registry, model: &str, revision: &str) -> Arc<Served> {
-    registry.served(model, revision, "p", Engine::Ollama)
+    registry.served(model, revision, "p", Engine::Ollama, false)
 }
 
 fn pool() -> PoolSpec {
@@ -179,7 +179,7 @@ fn a_request_is_counted_by_how_it_ended() {
         record.replica = Some(replica.clone());
         (record.status, record.phase) = (200, Phase::Finished);
         (record.first_byte, record.last_byte, record.streamed) = (Some(ms(100)), Some(ms(1000)), true);
-        record.usage = Usage { input: 5, cached: 3, output: 10 };
+        record.usage = Usage { input: 5, cached: 3, output: 10, ..Usage::default() };
         record.retries = 1;
     });
     settle(&metrics, |record| {

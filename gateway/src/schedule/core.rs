@@ -1,25 +1,42 @@
 //! The decisions: which request gets which slot, and which group's weights a runner that several share loads next.
 //!
-//! Pure and incremental: [`Scheduler::on`] takes an event and the time and appends actions. It knows slots, runners and
+//! Pure and incremental: [`Scheduler::on`] takes an event and the time and appends actions. It knows runners, groups and
 //! waiters by number only. A slot's [`View`] is true while its gate is closed, for then nobody but the owner takes slots;
 //! what is given back meanwhile arrives as [`Event::Slot`].
 //!
-//! Among slots: the least loaded; the highest class first, in it first come first served. Slots that share a runner
-//! ([`Event::Table`]) exclude each other: one group's weights are there, and its requests alone are dispatched, until it is
-//! dry, its quantum is used up, or another is late; then what runs ends, and the group that is next is loaded.
+//! Two halves. `lines` hands out slots: among those where a request's weights are, the least loaded; the highest class
+//! first, tenants in turn by what they ask for, of each the first come. `turns` decides where whose weights are: runners of
+//! one base ([`Tables::turning`]) have one group's at a time; `homes` does what it decides. What an event leaves to be looked at
+//! is noted, and looked at before the event is over: who hands out slots calls nobody who turns runners.
 
-mod runner;
+mod crowd;
+mod fair;
+mod family;
+mod homes;
+mod keys;
+mod lines;
+mod residency;
+mod told;
 mod turns;
+mod waits;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use smallvec::SmallVec;
 use tutti_api::Priority;
 
-use self::runner::Runner;
-pub use self::runner::{Batching, RunnerId};
+use self::crowd::Crowd;
+pub(crate) use self::fair::Fair;
+pub use self::fair::{Tag, Turn};
+pub use self::family::{Batching, LOAD_LEAST};
+use self::family::{Family, Group, Runner};
+pub use self::keys::Keys;
+use self::lines::{Line, Slot};
+pub use self::residency::{Source, Waited};
+pub(crate) use self::told::SIZES_SHOWN;
+pub use self::told::{Decision, GroupTold, RunnerTold, Tally, Told, Why};
+use self::waits::Expected;
 use super::View;
 use crate::errors::Code;
 
@@ -28,10 +45,23 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A waiting request. Numbers rise with the order of arrival.
 pub type WaiterId = u64;
-/// The slots of one group on one replica.
-pub type SlotId = u64;
-/// A set of slots that are equally good for a request.
+/// What is equally good for a request.
 pub type TargetId = u64;
+/// What has one group's weights at a time: a base on a replica, or what shares with nobody.
+pub type RunnerId = u32;
+/// What an engine need not load anew between: names of the same weights.
+pub type GroupId = u32;
+/// Runners that the same groups share: those of one base.
+pub type FamilyId = u32;
+
+/// The slots of a group on a runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SlotId {
+    /// Where.
+    pub runner: RunnerId,
+    /// Whose.
+    pub group: GroupId,
+}
 
 /// What happened.
 #[derive(Debug)]
@@ -40,28 +70,66 @@ pub enum Event {
     Arrive(Arrival),
     /// A waiting request's client has gone.
     Depart(WaiterId),
-    /// A slot's word, read behind the closed gate: after closing it, and after each change since.
-    Slot(SlotId, View),
+    /// A slot's word, read behind the closed gate: after closing it, and after each change since; and of slots whose gate is
+    /// open, when they become suspect or are no longer. With what was served since it was read before.
+    Slot(SlotId, View, Served),
     /// A new table took effect.
     Table(Tables),
     /// A load that was asked for has ended, after so long, or failed.
     Loaded(SlotId, Result<Duration, Code>),
-    /// A replica says whose weights a runner has; it was asked then. Told only where nothing of ours runs there: our own
-    /// requests bring their weights with them.
-    Resident(RunnerId, Vec<SlotId>, Instant),
+    /// A replica says whose weights a runner has; it was asked then. While something of ours runs there only what agrees with
+    /// what is known: our own requests bring their weights with them.
+    Resident(RunnerId, Vec<GroupId>, Instant),
+    /// An answer says that its request had waited for its weights.
+    Waited(Waited),
     /// Time has passed.
     Tick,
+}
+
+/// Requests that ended, and how long they had their slots in all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Served {
+    /// How many.
+    pub count: u32,
+    /// How many of them somebody awaited: those that were no bulk.
+    pub awaited: u32,
+    /// How long, together.
+    pub time: Duration,
 }
 
 /// What of a table concerns a pool.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
-    /// The targets that still stand for what they stood for.
-    pub live: HashSet<TargetId>,
-    /// The runners that several groups share, and the groups' slots.
-    pub runners: Vec<(RunnerId, Vec<SlotId>)>,
+    /// The targets that there are. One that leads elsewhere than before has its waiters sent to choose anew.
+    pub live: HashMap<TargetId, Arc<Route>>,
+    /// The runners that several groups share, and who shares which.
+    pub turning: Vec<(RunnerId, FamilyId)>,
     /// How they take turns.
     pub batching: Batching,
+    /// By what groups and sessions are placed.
+    pub keys: Arc<Keys>,
+}
+
+/// Where a target's requests may go.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Their group.
+    pub group: GroupId,
+    /// The runners that always have its weights, as far as is known; in order.
+    pub fixed: Box<[RunnerId]>,
+    /// Those that may load them; in order.
+    pub turning: Box<[RunnerId]>,
+}
+
+impl Route {
+    /// Whether a request may go to this runner.
+    fn allows(&self, runner: RunnerId) -> bool {
+        self.turning.binary_search(&runner).is_ok() || self.fixed.binary_search(&runner).is_ok()
+    }
+
+    fn runners(&self) -> impl Iterator<Item = RunnerId> {
+        self.fixed.iter().chain(&self.turning).copied()
+    }
 }
 
 /// A request that begins to wait.
@@ -69,16 +137,28 @@ pub struct Tables {
 pub struct Arrival {
     /// Its number.
     pub waiter: WaiterId,
-    /// Its class: no lower one goes before it.
-    pub class: Priority,
     /// What it waits for.
     pub target: TargetId,
-    /// The slots of that target.
-    pub slots: Arc<[SlotId]>,
+    /// Its class: no lower one goes before it.
+    pub class: Priority,
+    /// Who asks: tenants of a class have the slots in turn.
+    pub tenant: u64,
+    /// What it asks for, in tokens of its tenant's share.
+    pub cost: u32,
+    /// The turn that it had before, if it was sent to choose anew.
+    pub turn: Option<Turn>,
+    /// Since when it waits.
+    pub since: Instant,
     /// When it has waited long enough.
     pub until: Instant,
-    /// The slots that have just failed it: it waits for the others, unless there are none.
-    pub exclude: Option<SlotId>,
+    /// When it must have been answered: what cannot be is refused at once.
+    pub deadline: Option<Instant>,
+    /// The runner that has just failed it: it waits for the others, unless there are none.
+    pub exclude: Option<RunnerId>,
+    /// What it has in common with others that an engine does not read twice: they go to the same of equal slots.
+    pub session: Option<u64>,
+    /// Its pool has, or had when it came, no replica at all, and may get one: it waits for that as long as for weights.
+    pub awaits: bool,
 }
 
 /// What to do. Actions are carried out in order.
@@ -101,11 +181,15 @@ pub enum Action {
         waiter: WaiterId,
         /// Whether what he wants of the load shall be left aside.
         plainly: bool,
+        /// After how long it is given up.
+        within: Duration,
     },
-    /// Refuse the waiter.
-    Reject(WaiterId, Code),
-    /// The waiter's target is gone: it shall read the table again.
-    Reroute(WaiterId),
+    /// Ask the replica of these slots what it has: a request had to wait so long for its weights.
+    Ask(SlotId, Duration),
+    /// Refuse the waiter. With after how long it may have better luck, where that is known.
+    Reject(WaiterId, Code, Option<Duration>),
+    /// The waiter's target is gone, or leads elsewhere: it shall read the table again, and has this turn.
+    Reroute(WaiterId, Option<Turn>),
 }
 
 /// The waiters of one pool.
@@ -114,49 +198,79 @@ pub struct Scheduler {
     bound: usize,
     waiting: HashMap<WaiterId, Waiting>,
     lines: HashMap<LineId, Line>,
+    /// Those that are watched: their gates are closed.
     slots: HashMap<SlotId, Slot>,
+    /// Those that are suspect, or have no slot to use.
+    troubled: HashSet<SlotId>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
-    /// The targets of the newest table; `None` before a first one was told.
-    live: Option<HashSet<TargetId>>,
+    crowd: Crowd,
+    /// The targets of the newest table.
+    live: HashMap<TargetId, Arc<Route>>,
+    fair: Fair,
     /// Rises with every dispatch: equally loaded slots take turns.
     turn: usize,
     batching: Batching,
+    keys: Arc<Keys>,
+    families: HashMap<FamilyId, Family>,
     /// Those that several groups share.
     runners: HashMap<RunnerId, Runner>,
-    /// The runner of each slot that shares one.
-    shares: HashMap<SlotId, RunnerId>,
-    /// When runners are to be looked at again.
-    alarms: BTreeSet<(Instant, RunnerId)>,
+    groups: HashMap<GroupId, Group>,
+    /// When groups and runners are to be looked at again.
+    alarms: BTreeSet<(Instant, Dirty)>,
+    /// What this event leaves to be looked at.
+    dirty: VecDeque<Dirty>,
+    /// When a request was last found to have waited for weights that were taken to be there.
+    doubted: HashMap<RunnerId, Instant>,
+    told: Told,
+    /// When it saw its first table.
+    start: Option<Instant>,
 }
 
-/// A target, and which of its slots nobody in the line may take.
-type LineId = (TargetId, Option<SlotId>);
+/// What is to be looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Dirty {
+    /// Whether slots are to be had for those who wait for them.
+    Slot(SlotId),
+    /// Whether a group wants a runner, and one is to be had.
+    Group(GroupId),
+    /// Whether a runner goes to another group.
+    Runner(RunnerId),
+}
 
-/// A waiter's place among others: its class, then the order of arrival.
-type Rank = (Priority, WaiterId);
+/// A target, and the runner that nobody in the line may take.
+type LineId = (TargetId, Option<RunnerId>);
+
+/// A waiter's place among others: its class, its turn, then the order of arrival.
+type Rank = (Priority, Tag, WaiterId);
 
 #[derive(Debug)]
 struct Waiting {
     line: LineId,
     class: Priority,
+    turn: Turn,
     since: Instant,
     until: Instant,
+    /// How long one may wait that wants nothing but a slot.
+    wait: Duration,
+    /// When it must have a slot to be of use.
+    last: Option<Instant>,
+    session: Option<u64>,
+    tenant: u64,
+    cost: u32,
 }
 
-/// Those who wait for the same slots, in order.
-#[derive(Debug)]
-struct Line {
-    slots: Arc<[SlotId]>,
-    waiters: BTreeSet<Rank>,
+impl Arrival {
+    /// The turn that it had in this group, if it was its own.
+    fn turn_in(&self, group: GroupId) -> Option<Tag> {
+        self.turn.filter(|turn| turn.group.0 == group).map(|turn| turn.group.1)
+    }
 }
 
-/// A slot with a closed gate; `view` is missing until the owner has read it.
-#[derive(Debug, Default)]
-struct Slot {
-    view: Option<View>,
-    lines: SmallVec<[LineId; 1]>,
-    /// Its runner has it, and another group waits for that.
-    held: bool,
+impl Waiting {
+    /// Its places in its group, and in the pool.
+    fn ranks(&self, waiter: WaiterId) -> [Rank; 2] {
+        [self.turn.group.1, self.turn.pool].map(|tag| (self.class, tag, waiter))
+    }
 }
 
 impl Scheduler {
@@ -167,13 +281,22 @@ impl Scheduler {
             waiting: HashMap::new(),
             lines: HashMap::new(),
             slots: HashMap::new(),
+            troubled: HashSet::new(),
             deadlines: BTreeSet::new(),
-            live: None,
+            crowd: Crowd::default(),
+            live: HashMap::new(),
+            fair: Fair::default(),
             turn: 0,
             batching: Batching::default(),
+            keys: Arc::default(),
+            families: HashMap::new(),
             runners: HashMap::new(),
-            shares: HashMap::new(),
+            groups: HashMap::new(),
             alarms: BTreeSet::new(),
+            dirty: VecDeque::new(),
+            doubted: HashMap::new(),
+            told: Told::default(),
+            start: None,
         }
     }
 
@@ -186,33 +309,29 @@ impl Scheduler {
     pub fn on(&mut self, event: Event, now: Instant, actions: &mut Vec<Action>) {
         match event {
             Event::Arrive(arrival) => self.arrive(arrival, now, actions),
-            Event::Depart(waiter) => {
-                let line = self.waiting.get(&waiter).and_then(|waiting| self.lines.get(&waiting.line));
-                let slots = line.map(|line| line.slots.clone());
-                self.leave(waiter, actions);
-                // A group may be dry now, or nobody may wait for another any more.
-                self.spread(slots.as_deref().unwrap_or_default(), now, actions);
-            }
-            Event::Slot(slot, view) => {
-                let Some(known) = self.slots.get_mut(&slot) else { return };
-                let is_new = known.view.replace(view).is_none();
-                let lines = if is_new { known.lines.clone() } else { SmallVec::new() };
-                self.look(slot, now, actions);
-                // Now that it is known, others may be the better ones.
-                for slots in
-                    lines.iter().filter_map(|id| self.lines.get(id)).map(|line| line.slots.clone()).collect::<Vec<_>>()
-                {
-                    self.spread(&slots, now, actions);
+            Event::Depart(waiter) => self.give_up(waiter, actions),
+            Event::Slot(slot, view, served) => {
+                self.see(slot, view, served, now);
+                if view.in_flight > 0 {
+                    self.infer(slot, now, actions);
                 }
             }
             Event::Table(tables) => self.table(tables, now, actions),
             Event::Loaded(slot, ended) => self.loaded(slot, ended, now, actions),
-            Event::Resident(runner, slots, asked) => self.resident(runner, &slots, asked, now, actions),
+            Event::Resident(runner, groups, asked) => self.resident(runner, &groups, asked, now, actions),
+            Event::Waited(waited) => self.waited(&waited, now, actions),
             Event::Tick => {}
         }
+        while let Some((at, what)) = self.alarms.first().copied().filter(|(at, _)| *at <= now) {
+            self.alarms.remove(&(at, what));
+            self.dirty.push_back(what);
+        }
+        self.look(now, actions);
         while let Some((until, waiter)) = self.deadlines.first().copied().filter(|(until, _)| *until <= now) {
-            if self.is_loading_for(waiter, now) {
-                let later = now + LOOK_AGAIN;
+            let last = self.waiting.get(&waiter).and_then(|waiting| waiting.last);
+            let is_too_late = last.is_some_and(|last| last <= now);
+            if !is_too_late && self.is_loading_for(waiter, now) {
+                let later = last.map_or(now + LOOK_AGAIN, |last| last.min(now + LOOK_AGAIN));
                 self.deadlines.remove(&(until, waiter));
                 self.deadlines.insert((later, waiter));
                 if let Some(waiting) = self.waiting.get_mut(&waiter) {
@@ -220,15 +339,36 @@ impl Scheduler {
                 }
                 continue;
             }
-            self.leave(waiter, actions);
-            actions.push(Action::Reject(waiter, Code::QueueTimeout));
+            let is_asleep = self.waiting.get(&waiter).is_some_and(|waiting| self.is_asleep(waiting.line));
+            let code = match (is_too_late, is_asleep) {
+                (true, _) => Code::TooLate,
+                (false, true) => Code::NoReplica,
+                (false, false) => Code::QueueTimeout,
+            };
+            self.give_up(waiter, actions);
+            actions.push(Action::Reject(waiter, code, None));
         }
-        while let Some((at, runner)) = self.alarms.first().copied().filter(|(at, _)| *at <= now) {
-            self.alarms.remove(&(at, runner));
-            if let Some(known) = self.runners.get_mut(&runner) {
-                known.alarm = None;
+        self.look(now, actions);
+    }
+
+    /// Whether there is nothing that a line could get.
+    fn is_asleep(&self, line: LineId) -> bool {
+        self.lines.get(&line).is_some_and(|line| line.route.runners().next().is_none())
+    }
+
+    /// A waiter gets nothing.
+    fn give_up(&mut self, waiter: WaiterId, actions: &mut Vec<Action>) {
+        self.leave(waiter, false, actions);
+    }
+
+    /// Looks at what has been left to be looked at, until nothing is.
+    fn look(&mut self, now: Instant, actions: &mut Vec<Action>) {
+        while let Some(dirty) = self.dirty.pop_front() {
+            match dirty {
+                Dirty::Slot(slot) => self.serve(slot, now, actions),
+                Dirty::Group(group) => self.seek(group, now, actions),
+                Dirty::Runner(runner) => self.turn(runner, now, actions),
             }
-            self.take_turns(runner, now, actions);
         }
     }
 
@@ -249,146 +389,105 @@ impl Scheduler {
     }
 
     fn arrive(&mut self, arrival: Arrival, now: Instant, actions: &mut Vec<Action>) {
-        let Arrival { waiter, class, target, slots, until, exclude } = arrival;
+        let Arrival { waiter, target, class, since, exclude, .. } = arrival;
         // It chose by one table and arrived after the next: nothing would ever free what it waits for.
-        if self.live.as_ref().is_some_and(|live| !live.contains(&target)) {
-            return actions.push(Action::Reroute(waiter));
-        }
-        if slots.is_empty() {
-            return actions.push(Action::Reject(waiter, Code::NoReplica));
+        let Some(route) = self.live.get(&target).cloned() else {
+            return actions.push(Action::Reroute(waiter, arrival.turn));
+        };
+        let is_asleep = route.runners().next().is_none();
+        if is_asleep && !arrival.awaits {
+            return actions.push(Action::Reject(waiter, Code::NoReplica, None));
         }
         // Who waits for weights alone is in nobody's queue.
-        if self.waiting.len() >= self.bound && !slots.iter().any(|slot| self.is_uncontested(*slot)) {
-            return actions.push(Action::Reject(waiter, Code::QueueFull));
+        let is_full = self.waiting.len() >= self.bound && !self.is_uncontested(&route);
+        let gives_way = is_full.then(|| self.crowd.gives_way(class, arrival.tenant)).flatten();
+        if is_full && gives_way.is_none() {
+            let turn = (class, self.turn_in(route.group, &arrival));
+            let after = self.expected(&route, (target, None), turn, now).map(Expected::whole);
+            return actions.push(Action::Reject(waiter, Code::QueueFull, after));
         }
-        let others = |exclude: SlotId| slots.iter().copied().filter(move |slot| *slot != exclude);
-        let exclude = exclude.filter(|exclude| others(*exclude).next().is_some());
+        if let Some(after) = self.barred_for(&route, now) {
+            return actions.push(Action::Reject(waiter, Code::UpstreamError, Some(after)));
+        }
+        let cold = since + self.batching.cold_wait;
+        let may_wait = match (is_asleep, arrival.awaits) {
+            (true, _) => cold,
+            (false, true) => arrival.until.max(cold), // there is a replica by now, and all who waited come at once
+            (false, false) => arrival.until,
+        };
+        let exclude = exclude.filter(|exclude| route.runners().any(|runner| runner != *exclude));
         let id = (target, exclude);
-        let slots = exclude.map_or_else(|| slots.clone(), |exclude| others(exclude).collect());
-        self.waiting.insert(waiter, Waiting { line: id, class, since: now, until });
-        self.deadlines.insert((until, waiter));
-        let line = self.lines.entry(id).or_insert_with(|| Line { slots: slots.clone(), waiters: BTreeSet::new() });
-        line.waiters.insert((class, waiter));
-        if line.waiters.len() > 1 {
-            // The gates are closed, and the others have not been served either; but another runner may be wanted by now.
-            return self.spread(&slots, now, actions);
-        }
-        for slot in slots.iter() {
-            self.close(*slot, actions);
-            if let Some(known) = self.slots.get_mut(slot) {
-                known.lines.push(id);
+        let serving = self.groups.get(&route.group).and_then(Group::service).unwrap_or_default();
+        // What would be answered later than that is of no use.
+        let last = arrival.deadline.map(|deadline| deadline.checked_sub(serving).unwrap_or(now));
+        let until = last.map_or(may_wait, |last| may_wait.min(last));
+        let turn = (class, self.turn_in(route.group, &arrival));
+        if let Some(expected) = self.expected(&route, id, turn, now) {
+            // A load may take longer than one waits for a slot.
+            let cold = last.map_or(cold.max(until), |last| last.min(cold.max(until)));
+            let loaded = if expected.load.is_zero() { until } else { cold };
+            let turned = now + expected.turn;
+            let over =
+                turned.saturating_duration_since(until).max((turned + expected.load).saturating_duration_since(loaded));
+            if !over.is_zero() {
+                self.told.refused(route.group, expected.whole(), now);
+                return actions.push(Action::Reject(waiter, Code::TooLate, Some(over)));
             }
-            self.concern(*slot, id, actions);
         }
-        // Where another line had closed the gates before, no answer to CloseGate will come.
-        if slots.iter().all(|slot| self.slots[slot].view.is_some()) {
-            self.serve(slots[0], now, actions);
+        if let Some(other) = gives_way {
+            self.displace(other, now, actions);
         }
-        self.spread(&slots, now, actions);
+        let (tenant, cost) = (arrival.tenant, arrival.cost);
+        let pool = self.fair.take(class, tenant, cost, arrival.turn.map(|turn| turn.pool));
+        let fair = &mut self.groups.entry(route.group).or_default().fair;
+        let own = fair.take(class, tenant, cost, arrival.turn_in(route.group));
+        let (turn, session) = (Turn { pool, group: (route.group, own) }, arrival.session);
+        let wait = may_wait.saturating_duration_since(since);
+        let waiting = Waiting { line: id, class, turn, since, until, wait, last, session, tenant, cost };
+        let ranks = waiting.ranks(waiter);
+        self.waiting.insert(waiter, waiting);
+        self.deadlines.insert((until, waiter));
+        self.crowd.join(class, tenant, waiter);
+        self.join(id, &route, ranks, actions);
+        self.dirty.push_back(Dirty::Group(route.group));
     }
 
-    /// Closes a gate that is open.
-    fn close(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
-        let known = self.slots.entry(slot).or_default();
-        if known.lines.is_empty() && !known.held {
-            actions.push(Action::CloseGate(slot));
-        }
+    /// The turn that a request would have in a group.
+    fn turn_in(&self, group: GroupId, arrival: &Arrival) -> Tag {
+        let had = arrival.turn_in(group);
+        let known = self.groups.get(&group).map(|group| group.fair.peek(arrival.class, arrival.tenant, had));
+        known.or(had).unwrap_or_default()
     }
 
-    /// Opens a gate behind which nobody waits for anything.
-    fn open(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
-        if self.slots.get(&slot).is_some_and(|known| known.lines.is_empty() && !known.held) {
-            self.slots.remove(&slot);
-            actions.push(Action::OpenGate(slot));
-        }
+    /// A waiter makes room for another. It is told when it would have had its slot.
+    fn displace(&mut self, waiter: WaiterId, now: Instant, actions: &mut Vec<Action>) {
+        let after = self.waiting.get(&waiter).and_then(|waiting| {
+            let route = &self.lines.get(&waiting.line)?.route;
+            let turn = (waiting.class, waiting.turn.group.1);
+            self.expected(route, waiting.line, turn, now).map(Expected::whole)
+        });
+        self.give_up(waiter, actions);
+        actions.push(Action::Reject(waiter, Code::QueueFull, after));
     }
 
     fn table(&mut self, tables: Tables, now: Instant, actions: &mut Vec<Action>) {
-        let Tables { live, runners, batching } = tables;
-        let gone: Vec<WaiterId> = self
-            .lines
-            .iter()
-            .filter(|((target, _), _)| !live.contains(target))
-            .flat_map(|(_, line)| line.waiters.iter().map(|(_, waiter)| *waiter))
-            .collect();
+        let Tables { live, turning, batching, keys } = tables;
+        let stands = |id: &LineId, line: &Line| live.get(&id.0).is_some_and(|route| *route == line.route);
+        let gone = self.lines.iter().filter(|(id, line)| !stands(id, line));
+        let gone: Vec<WaiterId> = gone.flat_map(|(_, line)| line.waiters().map(|rank| rank.2)).collect();
         for waiter in gone {
-            self.leave(waiter, actions);
-            actions.push(Action::Reroute(waiter));
+            let turn = self.waiting.get(&waiter).map(|waiting| waiting.turn);
+            self.give_up(waiter, actions);
+            actions.push(Action::Reroute(waiter, turn));
         }
-        self.live = Some(live);
+        self.doubted.retain(|runner, _| live.values().any(|route| route.allows(*runner)));
+        self.live = live;
         self.batching = batching;
-        self.share(runners, now, actions);
-    }
-
-    /// A slot is another than it was: serves who waits for it, and looks whether its runner goes to another group.
-    fn look(&mut self, slot: SlotId, now: Instant, actions: &mut Vec<Action>) {
-        match self.shares.get(&slot).copied() {
-            Some(runner) => self.take_turns(runner, now, actions),
-            None => self.serve(slot, now, actions),
-        }
-    }
-
-    /// Hands out what is free, to the highest class and in it the oldest first, among the lines that the slot concerns.
-    fn serve(&mut self, slot: SlotId, now: Instant, actions: &mut Vec<Action>) {
-        let Some(lines) = self.slots.get(&slot).map(|slot| slot.lines.clone()) else { return };
-        loop {
-            let next = lines
-                .iter()
-                .filter_map(|id| {
-                    let line = self.lines.get(id)?;
-                    Some((*line.waiters.first()?, self.best(&line.slots)?))
-                })
-                .min();
-            let Some(((_, waiter), slot)) = next else { return };
-            if let Some(view) = self.slots.get_mut(&slot).and_then(|slot| slot.view.as_mut()) {
-                view.in_flight += 1;
-            }
-            if let Some(runner) = self.shares.get(&slot).and_then(|runner| self.runners.get_mut(runner)) {
-                runner.given(now);
-            }
-            actions.push(Action::Dispatch(waiter, slot));
-            self.turn = self.turn.wrapping_add(1);
-            self.leave(waiter, actions);
-        }
-    }
-
-    /// The best of the slots with room, in turn where several are. `None` also while the views are not complete: a
-    /// better slot may be among the missing.
-    fn best(&self, slots: &[SlotId]) -> Option<SlotId> {
-        let mut views: SmallVec<[(SlotId, View); 4]> =
-            slots.iter().map(|id| Some((*id, self.slots.get(id)?.view?))).collect::<Option<_>>()?;
-        views.retain(|(id, _)| self.serves(*id));
-        let all_suspect = views.iter().all(|(_, view)| view.suspect);
-        let first = self.turn % views.len().max(1);
-        views.rotate_left(first);
-        let ranked = views.into_iter().enumerate();
-        let ranked = ranked.filter_map(|(at, (id, view))| Some((view.rank(at == 0, all_suspect)?, id)));
-        ranked.min_by_key(|(rank, _)| *rank).map(|(_, id)| id)
-    }
-
-    /// Takes a waiter out; the last of its line opens the gates that no other line needs.
-    fn leave(&mut self, waiter: WaiterId, actions: &mut Vec<Action>) {
-        let Some(Waiting { line: line_id, class, until, .. }) = self.waiting.remove(&waiter) else { return };
-        self.deadlines.remove(&(until, waiter));
-        let Some(line) = self.lines.get_mut(&line_id) else { return };
-        line.waiters.remove(&(class, waiter));
-        if !line.waiters.is_empty() {
-            return;
-        }
-        let slots = line.slots.clone();
-        self.lines.remove(&line_id);
-        for id in slots.iter() {
-            if let Some(slot) = self.slots.get_mut(id) {
-                slot.lines.retain(|line| *line != line_id);
-            }
-            self.unconcern(*id, line_id, actions);
-            self.open(*id, actions);
-        }
+        self.keys = keys;
+        self.share(&turning, now, actions);
     }
 }
 
-#[cfg(test)]
-mod fleet;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -1,23 +1,32 @@
 //! The one task a pool that owns its queue, and the way of a request through it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tutti_api::Priority;
 
-use super::core::{Action, Arrival, Event, RunnerId, Scheduler, SlotId, Tables, WaiterId};
-use super::share::{self, Loading, Loads, NotLoaded, Sharing, Terms};
-use super::slots::{Slots, Target};
+use super::cells::Cells;
+use super::core::{Action, Arrival, Event, Scheduler, SlotId, Tables, Tally, TargetId, Turn, Waited, WaiterId};
+use super::explain::{self, Explained, Tallied};
+use super::memory::{self, Ask, Resident};
+use super::permit::Permit;
+use super::place::{Place, Ticket};
+use super::share::{Loading, Loads, NotLoaded, Shared, Terms};
+use super::slots::{Slots, SlotsId, Target};
 use super::word::Busy;
 use crate::classify::LoadWith;
 use crate::errors::Code;
 use crate::health::core::Event as HealthEvent;
-use crate::health::{self, Cause, Health};
+use crate::health::{self, Health};
+use crate::loaders::Outcomes;
 use crate::replica::Replica;
 use crate::retry::RetryBudget;
+
+/// Replicas that are to be asked what they hold and have not been yet; of more those are asked when all are.
+const ASKS: usize = 64;
 
 /// What came of asking for a slot.
 #[derive(Debug)]
@@ -26,57 +35,8 @@ pub enum Verdict {
     Go(Permit),
     /// The table has changed: choose again.
     Reroute,
-    /// Not to be had.
-    Refused(Code),
-}
-
-/// A slot in use; dropping it gives it back.
-#[derive(Debug)]
-pub struct Permit {
-    slots: Arc<Slots>,
-    owner: Arc<Owner>,
-}
-
-impl Permit {
-    /// The replica that the slot is on.
-    pub fn replica(&self) -> &Arc<Replica> {
-        &self.slots.replica
-    }
-
-    /// An answer begins, or goes on.
-    pub(crate) fn hear(&self) {
-        self.slots.hear();
-    }
-
-    /// What is sent has options that make the replica load the model anew, beyond those that a probe can have too.
-    pub(crate) fn set_strange(&self) {
-        self.slots.set_strange();
-    }
-
-    /// What was sent then in this slot was answered whole.
-    pub(crate) fn answered(&self, sent: Instant) {
-        if self.slots.is_blamed() {
-            health::hear(&self.owner, HealthEvent::Answered(self.slots.id(), sent));
-        }
-    }
-
-    /// It failed.
-    pub(crate) fn failed(&self, cause: Cause, sent: Instant) {
-        health::hear(&self.owner, HealthEvent::Failed(self.slots.id(), cause, sent));
-    }
-
-    /// It could not be sent: no connection came about.
-    pub(crate) fn unreachable(&self) {
-        health::unreachable(&self.owner, &self.slots.replica);
-    }
-}
-
-impl Drop for Permit {
-    fn drop(&mut self) {
-        if self.slots.word.release() {
-            self.owner.send(Message::Changed(self.slots.id()));
-        }
-    }
+    /// Not to be had; with when it may be, where that is known.
+    Refused(Code, Option<Duration>),
 }
 
 /// The handle of a pool's owner task. The task ends when the last handle is gone.
@@ -84,6 +44,8 @@ impl Drop for Permit {
 pub struct Owner {
     /// What is held against the pool's replicas.
     pub(crate) health: Health,
+    /// What became of the probes of its adapters.
+    pub(crate) proofs: Outcomes,
     /// How many retries the pool may make.
     pub(crate) retries: RetryBudget,
     /// Unbounded, and yet bounded, as requests are by connections: each has at most its arrival and its departure in
@@ -92,20 +54,27 @@ pub struct Owner {
     messages: mpsc::UnboundedSender<Message>,
     queued: Arc<AtomicUsize>,
     /// How often weights were loaded for those who waited.
-    pub(crate) loads: Loads,
+    pub(crate) loads: Arc<Loads>,
+    /// How often which decisions were made.
+    pub(crate) tallied: Arc<Tallied>,
     next: AtomicU64,
+    /// For who asks the replicas what they hold.
+    asks: mpsc::Sender<Ask>,
 }
 
 #[derive(Debug)]
 enum Message {
     Arrive {
         waiter: WaiterId,
-        class: Priority,
+        ticket: Ticket,
         with: LoadWith,
+        awaits: bool,
+        since: Instant,
+        turn: Option<Turn>,
         target: Arc<Target>,
         until: Instant,
-        exclude: Option<SlotId>,
-        reply: oneshot::Sender<Verdict>,
+        exclude: Option<SlotsId>,
+        reply: oneshot::Sender<(Verdict, Option<Turn>)>,
         owner: Arc<Owner>,
     },
     Depart(WaiterId),
@@ -116,79 +85,63 @@ enum Message {
         owner: Arc<Owner>,
     },
     /// A slot's word changed behind the closed gate.
-    Changed(SlotId),
+    Changed(SlotsId),
     Table {
         live: Vec<Arc<Target>>,
-        shared: Vec<Sharing>,
+        shared: Shared,
         terms: Terms,
         done: oneshot::Sender<()>,
     },
+    /// Somebody waits since then to go with others, so long at most: whether weights are being loaded for them.
+    Loads(TargetId, (Instant, Duration), oneshot::Sender<bool>),
+    /// Somebody wants to know how the queue stands.
+    Explain(Box<str>, oneshot::Sender<Explained>),
     /// A load of a group's weights has ended.
     Loaded(SlotId, Result<Duration, Code>),
-    /// A replica says whose weights a runner has; it was asked then.
-    Resident(RunnerId, Vec<SlotId>, Instant),
-}
-
-/// A request's place in a queue, once it has had to take one. Dropping it before a verdict came takes the request out.
-#[derive(Debug, Default)]
-pub struct Place {
-    class: Priority,
-    with: LoadWith,
-    taken: Option<(Arc<Owner>, WaiterId)>,
-    waits: bool,
-}
-
-impl Place {
-    /// None yet, for a request of this class. Where its weights are loaded for it, it is done with what it says.
-    pub(crate) fn of(class: Priority, with: LoadWith) -> Self {
-        Self { class, with, taken: None, waits: false }
-    }
-
-    /// The place in this queue: the one it has, or a new one behind all others.
-    fn at(&mut self, owner: &Arc<Owner>) -> WaiterId {
-        match &self.taken {
-            Some((known, waiter)) if Arc::ptr_eq(known, owner) => *waiter,
-            _ => self.taken.insert((owner.clone(), owner.next.fetch_add(1, Relaxed))).1,
-        }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let (true, Some((owner, waiter))) = (self.waits, &self.taken) {
-            owner.send(Message::Depart(*waiter));
-        }
-    }
+    /// A replica says whose weights a runner has.
+    Resident(Resident),
+    /// An answer says that what was sent then to these slots had waited so long for its weights.
+    Waited(Arc<Slots>, Duration, Instant),
 }
 
 impl Owner {
-    /// Starts the task on the current runtime. At most `bound` requests wait.
-    pub fn start(bound: usize) -> Arc<Self> {
+    /// Starts the task on the current runtime. At most `bound` requests wait. `news` hears where another table is due, for it
+    /// was seen that models exclude each other.
+    pub fn start(bound: usize, news: Arc<Notify>) -> Arc<Self> {
         let (messages, inbox) = mpsc::unbounded_channel();
         let queued = Arc::new(AtomicUsize::new(0));
-        let (sharing, shared) = watch::channel(Vec::new());
+        let tallied = Arc::new(Tallied::default());
+        let (sharing, shared) = watch::channel(Shared::default());
         let tell = messages.downgrade();
-        tokio::spawn(share::watch(shared, move |runner, slots, asked| {
-            tell.upgrade().is_some_and(|owner| owner.send(Message::Resident(runner, slots, asked)).is_ok())
+        let (asks, asked) = mpsc::channel(ASKS);
+        let loads = Arc::new(Loads::default());
+        tokio::spawn(memory::watch(shared, asked, news, move |resident| {
+            tell.upgrade().is_some_and(|owner| owner.send(Message::Resident(resident)).is_ok())
         }));
         let task = Task {
             sharing,
             core: Scheduler::new(bound),
-            slots: HashMap::new(),
-            shared: HashMap::new(),
+            cells: Cells::default(),
             loading: Loading::default(),
+            asks: asks.clone(),
+            loads: loads.clone(),
             replies: HashMap::new(),
             queued: queued.clone(),
+            tallied: tallied.clone(),
+            tally: Tally::default(),
         };
         tokio::spawn(task.run(inbox));
         let retries = RetryBudget::new(Instant::now());
         let owner = Arc::new(Self {
             health: Health::new(),
+            proofs: Outcomes::default(),
             retries,
             messages,
             queued,
-            loads: Loads::default(),
+            loads,
+            tallied,
             next: AtomicU64::new(0),
+            asks,
         });
         tokio::spawn(health::run(Arc::downgrade(&owner)));
         owner
@@ -210,18 +163,24 @@ impl Owner {
         place: &mut Place,
         exclude: Option<&Replica>,
     ) -> Verdict {
+        if place.ticket.deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            return Verdict::Refused(Code::TooLate, None);
+        }
         let exclude = exclude.and_then(|replica| target.on(replica));
-        match target.take(generation, exclude) {
-            Ok(slots) => return Verdict::Go(Permit { slots, owner: self.clone() }),
+        match target.take(generation, exclude, place.ticket.session) {
+            Ok(slots) => return Verdict::Go(Permit::of(slots, self.clone(), place.ticket.class)),
             Err(Busy::Stale) => return Verdict::Reroute,
             Err(Busy::Full) => {}
         }
         let (reply, verdict) = oneshot::channel();
         let waiter = place.at(self);
         place.waits = true;
-        let (class, with, target, owner) = (place.class, place.with.clone(), target.clone(), self.clone());
-        self.send(Message::Arrive { waiter, class, with, target, until, exclude, reply, owner });
-        let verdict = verdict.await.unwrap_or(Verdict::Refused(Code::ShuttingDown));
+        let since = *place.since.get_or_insert_with(Instant::now);
+        let (ticket, with, awaits, turn) = (place.ticket, place.with.clone(), place.awaits, place.turn);
+        let (target, owner) = (target.clone(), self.clone());
+        self.send(Message::Arrive { waiter, ticket, with, awaits, since, turn, target, until, exclude, reply, owner });
+        let (verdict, turn) = verdict.await.unwrap_or((Verdict::Refused(Code::ShuttingDown, None), None));
+        place.turn = turn;
         place.waits = false;
         verdict
     }
@@ -233,19 +192,55 @@ impl Owner {
         permit.await.ok().flatten()
     }
 
+    /// Whether weights are being loaded for those who want this target, so that who waits for their call, since then and else
+    /// so long at most, may go on waiting.
+    pub(crate) async fn is_loading(&self, target: &Target, since: Instant, wait: Duration) -> bool {
+        let (reply, loads) = oneshot::channel();
+        self.send(Message::Loads(target.id(), (since, wait), reply));
+        loads.await.unwrap_or(false)
+    }
+
     /// Slots have become, or are no longer, suspect, or are more or fewer.
     pub fn changed(&self, slots: &Slots) {
         // A gate that is closed later is closed before the slot is looked at.
-        if slots.view().closed {
+        let view = slots.view();
+        if view.closed || view.away {
             self.send(Message::Changed(slots.id()));
         }
     }
 
     /// Tells the task which targets still stand, and which slots share runners; `done` resolves once every waiter whose target is gone was told.
-    pub fn table(&self, live: Vec<Arc<Target>>, shared: Vec<Sharing>, terms: Terms) -> oneshot::Receiver<()> {
+    pub fn table(&self, live: Vec<Arc<Target>>, shared: Shared, terms: Terms) -> oneshot::Receiver<()> {
         let (done, acknowledged) = oneshot::channel();
         self.send(Message::Table { live, shared, terms, done });
         acknowledged
+    }
+
+    /// How the queue of this pool stands, and what was decided last. `None`: its runtime is shutting down.
+    pub async fn explain(&self, pool: &str) -> Option<Explained> {
+        let (reply, explained) = oneshot::channel();
+        self.send(Message::Explain(pool.into(), reply));
+        explained.await.ok()
+    }
+
+    /// An answer says that what was sent then to these slots had waited so long for its weights.
+    pub(super) fn waited(&self, slots: Arc<Slots>, told: Duration, sent: Instant) {
+        self.send(Message::Waited(slots, told, sent));
+    }
+
+    /// A slot was given back behind its closed gate.
+    pub(super) fn given_back(&self, slots: &Slots) {
+        self.send(Message::Changed(slots.id()));
+    }
+
+    /// A number that no other waiter has.
+    pub(super) fn number(&self) -> WaiterId {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    /// Somebody leaves the queue.
+    pub(super) fn departs(&self, waiter: WaiterId) {
+        self.send(Message::Depart(waiter));
     }
 
     fn send(&self, message: Message) {
@@ -256,21 +251,32 @@ impl Owner {
 
 /// Who waits.
 struct Asker {
-    reply: oneshot::Sender<Verdict>,
+    reply: oneshot::Sender<(Verdict, Option<Turn>)>,
     owner: Arc<Owner>,
+    target: Arc<Target>,
+    class: Priority,
     with: LoadWith,
+}
+
+/// What the core is told next.
+enum Next {
+    Event(Event),
+    /// How slots stand when it is their turn.
+    See(SlotId),
 }
 
 struct Task {
     core: Scheduler,
-    slots: HashMap<SlotId, Arc<Slots>>,
-    /// Those that share a runner.
-    shared: HashMap<SlotId, Arc<Slots>>,
+    cells: Cells,
     /// For who asks the replicas what they hold.
-    sharing: watch::Sender<Vec<Sharing>>,
+    sharing: watch::Sender<Shared>,
+    asks: mpsc::Sender<Ask>,
     loading: Loading,
+    loads: Arc<Loads>,
     replies: HashMap<WaiterId, Asker>,
     queued: Arc<AtomicUsize>,
+    tallied: Arc<Tallied>,
+    tally: Tally,
 }
 
 impl Task {
@@ -286,8 +292,9 @@ impl Task {
             };
             self.take(message);
             self.queued.store(self.core.len(), Relaxed);
-            if self.core.is_empty() {
-                self.slots.clear(); // every gate is open: nothing more will be said of them
+            if *self.core.tally() != self.tally {
+                self.tally = *self.core.tally();
+                self.tallied.set(&self.tally);
             }
         }
     }
@@ -302,124 +309,183 @@ impl Task {
             Some(Message::Spare { slots, reply, owner }) => {
                 // Nor is it one where it would have weights loaded.
                 let free = !slots.view().away && slots.word.take_spare(slots.all());
-                let permit = free.then(|| Permit { slots: slots.clone(), owner });
+                let permit = free.then(|| Permit::of(slots.clone(), owner, Priority::Bulk));
                 self.take(Some(Message::Changed(slots.id())));
                 let _ = reply.send(permit);
             }
-            Some(Message::Changed(slot)) => {
-                if let Some(view) = self.slot(slot).map(|slots| slots.view()) {
-                    self.on(Event::Slot(slot, view));
+            Some(Message::Changed(slots)) => {
+                if let Some(slot) = self.cells.of(slots) {
+                    self.see(slot);
                 }
             }
-            Some(Message::Arrive { waiter, class, with, target, until, exclude, reply, owner }) => {
-                self.slots.extend(target.slots().iter().map(|slots| (slots.id(), slots.clone())));
-                self.replies.insert(waiter, Asker { reply, owner, with });
-                let slots = target.ids.clone();
-                self.on(Event::Arrive(Arrival { waiter, class, target: target.id(), slots, until, exclude }));
+            Some(Message::Arrive {
+                waiter,
+                ticket,
+                with,
+                awaits,
+                since,
+                turn,
+                target,
+                until,
+                exclude,
+                reply,
+                owner,
+            }) => {
+                let Ticket { class, tenant, cost, deadline, session } = ticket;
+                let exclude = exclude.and_then(|slots| self.cells.of(slots)).map(|slot| slot.runner);
+                let (id, asker) = (target.id(), Asker { reply, owner, target, class, with });
+                self.replies.insert(waiter, asker);
+                let target = id;
+                let arrival = Arrival {
+                    waiter,
+                    target,
+                    class,
+                    tenant,
+                    cost,
+                    turn,
+                    since,
+                    until,
+                    deadline,
+                    exclude,
+                    session,
+                    awaits,
+                };
+                self.on(Event::Arrive(arrival));
             }
-            Some(Message::Resident(runner, slots, asked)) => {
-                let sharing = self.sharing.borrow().iter().find(|sharing| sharing.runner == runner).cloned();
-                if sharing.is_some_and(|sharing| sharing.slots.iter().all(|slots| slots.view().in_flight == 0)) {
-                    self.on(Event::Resident(runner, slots, asked));
-                }
+            Some(Message::Resident(resident)) => self.resident(resident),
+            Some(Message::Waited(slots, told, sent)) => {
+                let Some(slot) = self.cells.of(slots.id()) else { return };
+                let there = slots.replica.all_slots();
+                let beside = there.iter().filter_map(|slots| Some(self.cells.of(slots.id())?.runner)).collect();
+                self.on(Event::Waited(Waited { slot, beside, told, sent }));
+            }
+            Some(Message::Loads(target, waits, reply)) => {
+                let _ = reply.send(self.core.is_loading(target, waits, Instant::now()));
+            }
+            Some(Message::Explain(pool, reply)) => {
+                let _ = reply.send(explain::explained(&pool, &self.core, &self.cells, Instant::now()));
             }
             Some(Message::Loaded(slot, took)) => self.on(Event::Loaded(slot, took)),
             Some(Message::Table { live, shared, terms, done }) => {
-                self.core.set_bound(terms.bound);
-                self.loading = terms.loading;
-                let of_runner =
-                    |sharing: &Sharing| (sharing.runner, sharing.slots.iter().map(|slots| slots.id()).collect());
-                let runners = shared.iter().map(of_runner).collect();
-                // What is no longer shared is told so too.
-                self.shared.extend(shared.iter().flat_map(|of| &of.slots).map(|slots| (slots.id(), slots.clone())));
-                let live = live.iter().map(|target| target.id()).collect();
-                self.on(Event::Table(Tables { live, runners, batching: terms.batching }));
-                self.shared = shared.iter().flat_map(|of| &of.slots).map(|slots| (slots.id(), slots.clone())).collect();
-                self.sharing.send_replace(shared);
-                // The number of slots may have changed.
-                for slot in self.slots.keys().copied().collect::<Vec<_>>() {
-                    self.take(Some(Message::Changed(slot)));
-                }
+                self.table(&live, shared, terms);
                 let _ = done.send(());
             }
         }
     }
 
+    fn table(&mut self, live: &[Arc<Target>], shared: Shared, terms: Terms) {
+        self.core.set_bound(terms.bound);
+        self.loading = terms.loading;
+        let table = self.cells.number(live, &shared.runners);
+        let (live, turning, keys) = (table.live.clone(), table.turning.clone(), table.keys.clone());
+        self.on(Event::Table(Tables { live, turning, batching: terms.batching, keys }));
+        self.cells.forget(table);
+        self.sharing.send_replace(shared);
+        // Some are in use, some are suspect, and the number of slots may have changed.
+        for slot in self.cells.all() {
+            let (view, served) = self.cells.read(slot);
+            if view.closed || view.suspect || view.in_flight > 0 || view.limit == 0 {
+                self.on(Event::Slot(slot, view, served));
+            }
+        }
+    }
+
+    /// A replica says what it holds. While something of ours runs there, that alone counts which agrees with what is known.
+    fn resident(&mut self, Resident { of, held, asked }: Resident) {
+        let slot = |slots| self.cells.of(slots);
+        let Some(SlotId { runner, .. }) = of.slots.first().and_then(|(slots, _)| slot(slots.id())) else { return };
+        let groups: Vec<_> = held.into_iter().filter_map(slot).map(|slot| slot.group).collect();
+        let is_busy = of.slots.iter().any(|(slots, _)| slots.view().in_flight > 0);
+        if !is_busy || self.core.loaded_by(runner).is_some_and(|group| groups.contains(&group)) {
+            self.on(Event::Resident(runner, groups, asked));
+        }
+    }
+
+    /// A request had to wait so long for weights that were taken to be there.
+    fn doubt(&self, slot: SlotId, lost: Duration) {
+        self.loads.count_unasked(lost);
+        // Where there are too many to ask the next round does.
+        let _ = self.cells.replica(slot).map(|replica| self.asks.try_send(Ask::Doubted(replica)));
+    }
+
+    /// Has the core see how slots stand.
+    fn see(&mut self, slot: SlotId) {
+        let (view, served) = self.cells.read(slot);
+        self.on(Event::Slot(slot, view, served));
+    }
+
     /// Feeds the core, carries out what it says, and feeds it what that brings.
     fn on(&mut self, event: Event) {
         let mut actions = Vec::new();
-        let mut events = vec![event];
-        while let Some(event) = events.pop() {
+        let mut next = VecDeque::from([Next::Event(event)]);
+        while let Some(event) = next.pop_front() {
+            let event = match event {
+                Next::Event(event) => event,
+                Next::See(slot) => {
+                    let (view, served) = self.cells.read(slot);
+                    Event::Slot(slot, view, served)
+                }
+            };
             self.core.on(event, Instant::now(), &mut actions);
             for action in actions.drain(..) {
                 match action {
                     Action::CloseGate(slot) => {
-                        if let Some(slots) = self.slot(slot) {
-                            slots.word.close();
-                            events.push(Event::Slot(slot, slots.view()));
-                        }
+                        self.cells.set_closed(slot, true);
+                        next.push_back(Next::See(slot));
                     }
-                    Action::OpenGate(slot) => {
-                        if let Some(slots) = self.slot(slot) {
-                            slots.word.open();
-                        }
-                    }
+                    Action::OpenGate(slot) => self.cells.set_closed(slot, false),
                     Action::Dispatch(waiter, slot) => {
-                        let slots = self.slot(slot).cloned();
-                        if let (Some(slots), Some(Asker { reply, owner, .. })) = (slots, self.replies.remove(&waiter)) {
-                            slots.word.take_behind_gate();
-                            // Where the request has left meanwhile, this drops the permit, which gives the slot back.
-                            let _ = reply.send(Verdict::Go(Permit { slots, owner }));
+                        let Some(Asker { reply, owner, target, class, .. }) = self.replies.remove(&waiter) else {
+                            continue;
+                        };
+                        let Some(slots) = self.cells.slots(slot, &target) else { continue };
+                        slots.word.take_behind_gate();
+                        // Where the request has left meanwhile, this drops the permit, which gives the slot back.
+                        let _ = reply.send((Verdict::Go(Permit::of(slots.clone(), owner, class)), None));
+                    }
+                    Action::Home(slot, home) => self.cells.set_home(slot, home),
+                    Action::Ask(slot, lost) => self.doubt(slot, lost),
+                    Action::Load { slot, waiter, plainly, within } => {
+                        if !self.load(slot, (waiter, plainly), within) {
+                            next.push_back(Next::Event(Event::Loaded(slot, Err(Code::NoReplica))));
                         }
                     }
-                    Action::Home(slot, home) => {
-                        if let Some(slots) = self.shared.get(&slot) {
-                            slots.word.set_home(home);
-                        }
-                    }
-                    Action::Load { slot, waiter, plainly } => {
-                        if !self.load(slot, waiter, plainly) {
-                            events.push(Event::Loaded(slot, Err(Code::NoReplica)));
-                        }
-                    }
-                    Action::Reject(waiter, code) => self.reply(waiter, Verdict::Refused(code)),
-                    Action::Reroute(waiter) => self.reply(waiter, Verdict::Reroute),
+                    Action::Reject(waiter, code, after) => self.reply(waiter, Verdict::Refused(code, after), None),
+                    Action::Reroute(waiter, turn) => self.reply(waiter, Verdict::Reroute, turn),
                 }
             }
         }
     }
 
-    fn slot(&self, slot: SlotId) -> Option<&Arc<Slots>> {
-        self.slots.get(&slot).or_else(|| self.shared.get(&slot))
-    }
-
     /// Loads a group's weights. Nobody's departure ends that: Ollama ties a load to who asked for it.
     /// False where the slots, or who waits for them, are gone.
-    fn load(&self, slot: SlotId, waiter: WaiterId, plainly: bool) -> bool {
-        let (Some(slots), Some(asker)) = (self.shared.get(&slot).cloned(), self.replies.get(&waiter)) else {
-            return false;
-        };
+    fn load(&self, slot: SlotId, (waiter, plainly): (WaiterId, bool), within: Duration) -> bool {
+        let Some(asker) = self.replies.get(&waiter) else { return false };
+        let Some(slots) = self.cells.slots(slot, &asker.target).cloned() else { return false };
         let with = if plainly { LoadWith::default() } else { asker.with.clone() };
         let (loading, owner) = (self.loading.clone(), asker.owner.clone());
         tokio::spawn(async move {
             let sent = Instant::now();
-            let ended = loading.load(&slots, &with).await;
+            let ended = loading.load(&slots, &with, within).await;
             owner.loads.count(ended.as_ref().ok().copied());
             match &ended {
                 Err(NotLoaded { cause: Some(cause), .. }) => {
-                    health::hear(&owner, HealthEvent::Failed(slot, *cause, sent));
+                    health::hear(&owner, HealthEvent::Failed(slots.id(), *cause, sent));
                 }
                 Err(NotLoaded { code: Code::NoReplica, .. }) => health::unreachable(&owner, &slots.replica),
                 _ => {}
+            }
+            if ended.is_ok() {
+                let _ = owner.asks.try_send(Ask::Loaded(slots.replica.id)); // or the next round asks
             }
             owner.send(Message::Loaded(slot, ended.map_err(|not| not.code)));
         });
         true
     }
 
-    fn reply(&mut self, waiter: WaiterId, verdict: Verdict) {
+    fn reply(&mut self, waiter: WaiterId, verdict: Verdict, turn: Option<Turn>) {
         if let Some(Asker { reply, .. }) = self.replies.remove(&waiter) {
-            let _ = reply.send(verdict);
+            let _ = reply.send((verdict, turn));
         }
     }
 }

@@ -1,16 +1,14 @@
 //! Runners that several groups share, and on which terms they take turns.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash as _, Hasher as _};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
-use tokio::sync::watch;
-use tutti_api::{PoolSpec, canonical};
+use tutti_api::PoolSpec;
 
-use super::core::{Batching, RunnerId, SlotId};
+use super::core::Batching;
 use super::slots::Slots;
 use crate::classify::{LoadWith, Pins};
 use crate::errors::Code;
@@ -19,28 +17,42 @@ use crate::fetch::Unfetched;
 use crate::health::Cause;
 use crate::limits::Seldom;
 use crate::replica::Replica;
-use crate::{fetch, inventory, weights};
+use crate::{fetch, weights};
 
 /// A runner of a replica, and the slots that exclude each other there.
 #[derive(Clone, Debug)]
 pub struct Sharing {
-    pub(super) runner: RunnerId,
-    pub(super) slots: Vec<Arc<Slots>>,
+    /// Where it is.
+    pub(super) replica: u64,
+    /// The base that it has.
+    pub(super) base: Box<str>,
+    /// Each with its group.
+    pub(super) slots: Vec<(Arc<Slots>, Box<str>)>,
 }
 
 impl Sharing {
-    /// Whose weights the runner has, as far as is known, on this replica.
-    pub(crate) fn loaded_on(&self, replica: &Replica) -> Option<&str> {
-        let mut here = self.slots.iter().filter(|slots| std::ptr::eq(replica, &raw const *slots.replica));
-        here.find(|slots| !slots.view().away).map(|slots| &*slots.name)
-    }
-
     /// That of a base on a replica.
-    pub fn new(replica: u64, base: &str, slots: Vec<Arc<Slots>>) -> Self {
-        let mut hasher = DefaultHasher::new();
-        (replica, base).hash(&mut hasher);
-        Self { runner: hasher.finish(), slots }
+    pub fn new(replica: u64, base: &str, slots: Vec<(Arc<Slots>, Box<str>)>) -> Self {
+        Self { replica, base: base.into(), slots }
     }
+}
+
+/// What of a pool's replicas shares runners, and what is held beside each other.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// The runners that several groups share.
+    pub runners: Vec<Sharing>,
+    /// The replicas that serve models of several bases.
+    pub mixed: Vec<Mixed>,
+}
+
+/// A replica that serves models of several bases: it may hold some of them at once, or all, or one.
+#[derive(Clone, Debug)]
+pub struct Mixed {
+    /// Which.
+    pub replica: Arc<Replica>,
+    /// The base of each name, which is canonical.
+    pub bases: HashMap<Box<str>, Box<str>>,
 }
 
 /// What a pool's specification says of its queue.
@@ -57,7 +69,8 @@ pub struct Terms {
 pub(super) struct Loading {
     /// What every request for the pool pins, and a load with them.
     pins: Pins,
-    within: Duration,
+    /// The longest that one may take.
+    most: Duration,
 }
 
 impl Terms {
@@ -70,18 +83,19 @@ impl Terms {
                 quantum: spec.batching.quantum.duration(),
                 cold_wait: spec.queue.cold_wait.get(),
             },
-            loading: Loading { pins: Pins::of(spec), within: spec.timeouts.first_byte.get() },
+            loading: Loading { pins: Pins::of(spec), most: spec.timeouts.first_byte.get() },
         }
     }
 }
 
 impl Loading {
-    /// Has a replica load a group's weights, and nothing else: a request without a prompt (Ollama's API, "Load a model").
+    /// Has a replica load a group's weights, and nothing else: a request without a prompt (Ollama's API, "Load a model"). It is
+    /// given up after so long, and then the replica gives it up too: it ties a load to who asked for it.
     ///
     /// # Errors
     /// Why it did not.
-    pub(super) async fn load(self, slots: &Slots, with: &LoadWith) -> Result<Duration, NotLoaded> {
-        let begun = Instant::now();
+    pub(super) async fn load(self, slots: &Slots, with: &LoadWith, within: Duration) -> Result<Duration, NotLoaded> {
+        let (begun, within) = (Instant::now(), within.min(self.most));
         let body = |name: &str, value: Value| {
             let mut body = Map::new();
             body.insert("model".to_owned(), Value::from(&*slots.name));
@@ -94,9 +108,14 @@ impl Loading {
             }
             Value::Object(body).to_string()
         };
-        let post = |path: &'static str, body: String| fetch::post(&slots.replica, path, body, self.within);
-        let generate = post("/api/generate", body("stream", Value::from(false))).await;
-        let loaded = match generate {
+        let post = |path: &'static str, body: String| fetch::post(&slots.replica, path, body, within);
+        let generate = || post("/api/generate", body("stream", Value::from(false)));
+        let loaded = match generate().await {
+            // It may have been missed while another name was deleted (`handle::attempt`).
+            Ok(answer) if answer.status == http::StatusCode::NOT_FOUND => generate().await,
+            other => other,
+        };
+        let loaded = match loaded {
             // A model that only embeds.
             Ok(answer) if answer.status == http::StatusCode::BAD_REQUEST => {
                 post("/api/embed", body("input", Value::Array(Vec::new()))).await
@@ -157,6 +176,7 @@ fn runner_options(json: &[u8]) -> Map<String, Value> {
 pub(crate) struct Loads {
     done: AtomicU64,
     failed: AtomicU64,
+    unasked: AtomicU64,
     micros: AtomicU64,
 }
 
@@ -165,7 +185,7 @@ impl Loads {
         match took {
             Some(took) => {
                 self.done.fetch_add(1, Relaxed);
-                self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Relaxed);
+                self.lose(took);
             }
             None => {
                 self.failed.fetch_add(1, Relaxed);
@@ -173,47 +193,24 @@ impl Loads {
         }
     }
 
-    /// By outcome.
-    pub(crate) fn told(&self) -> [(&'static str, u64); 2] {
-        [("loaded", self.done.load(Relaxed)), ("failed", self.failed.load(Relaxed))]
+    /// A replica has loaded weights that were taken to be there, and a request had to wait for that.
+    pub(super) fn count_unasked(&self, took: Duration) {
+        self.unasked.fetch_add(1, Relaxed);
+        self.lose(took);
     }
 
-    /// Microseconds of those that were done.
+    fn lose(&self, took: Duration) {
+        self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(0), Relaxed);
+    }
+
+    /// By outcome.
+    pub(crate) fn told(&self) -> [(&'static str, u64); 3] {
+        let [done, failed, unasked] = [&self.done, &self.failed, &self.unasked].map(|count| count.load(Relaxed));
+        [("loaded", done), ("failed", failed), ("unasked", unasked)]
+    }
+
+    /// Microseconds of all that were done.
     pub(crate) fn micros(&self) -> u64 {
         self.micros.load(Relaxed)
-    }
-}
-
-/// How often a replica is asked what it holds.
-const ASK_EVERY: Duration = Duration::from_secs(5);
-/// How long it may take to say so.
-const ASK_WITHIN: Duration = Duration::from_secs(2);
-
-/// Asks the replicas now and then what they hold, one after the other, as long as somebody wants to know: they may have been
-/// restarted, have let go of weights, or be used by others.
-pub(super) async fn watch(
-    sharing: watch::Receiver<Vec<Sharing>>,
-    tell: impl Fn(RunnerId, Vec<SlotId>, Instant) -> bool,
-) {
-    loop {
-        tokio::time::sleep(ASK_EVERY).await;
-        let runners = sharing.borrow().clone();
-        for Sharing { runner, slots } in runners {
-            let Some(replica) = slots.first().map(|slots| slots.replica.clone()) else { continue };
-            let asked = Instant::now();
-            let Ok(answer) = fetch::get(&replica, "/api/ps", ASK_WITHIN).await else { continue };
-            let Some(held) = inventory::listed(&answer.body).filter(|_| answer.status.is_success()) else { continue };
-            let is_held = |slots: &&Arc<Slots>| {
-                let mut names = held.iter().filter_map(|entry| entry["name"].as_str());
-                names.any(|name| canonical(name) == *slots.name)
-            };
-            let held = slots.iter().filter(is_held).map(|slots| slots.id()).collect();
-            if !tell(runner, held, asked) {
-                return;
-            }
-        }
-        if sharing.has_changed().is_err() {
-            return; // the pool is gone
-        }
     }
 }

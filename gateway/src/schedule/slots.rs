@@ -1,18 +1,23 @@
 //! The slots of a runner on a replica, and those of all replicas that are equally good for a request.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use super::core::{SlotId, TargetId};
+use super::core::{Served, TargetId};
 use super::word::{Busy, Rank, View, Word};
 use crate::health::core::Force;
+use crate::rendezvous;
 use crate::replica::Replica;
 
-/// The slots of one runner on one replica. Survives every swap of the table.
+/// Slots, by number.
+pub type SlotsId = u64;
+
+/// The slots for one name on one replica. Survives every swap of the table.
 #[derive(Debug)]
 pub struct Slots {
-    id: SlotId,
+    id: SlotsId,
     pub(super) word: Word,
     /// How many there are, and how many of them may be in use, if not all.
     limits: Mutex<(u16, Option<u16>)>,
@@ -22,6 +27,11 @@ pub struct Slots {
     heard: AtomicBool,
     /// Requests had options that make the replica load the model anew, beyond those that a probe can have too.
     strange: AtomicBool,
+    /// How many requests have ended since somebody asked, and for how many microseconds they had their slots.
+    ended: AtomicU32,
+    /// Those of them that were no bulk.
+    awaited: AtomicU32,
+    micros: AtomicU64,
     /// The canonical engine name that they are for.
     pub name: Box<str>,
     /// Where they are.
@@ -39,13 +49,16 @@ impl Slots {
             blamed: AtomicBool::new(false),
             heard: AtomicBool::new(false),
             strange: AtomicBool::new(false),
+            ended: AtomicU32::new(0),
+            awaited: AtomicU32::new(0),
+            micros: AtomicU64::new(0),
             name: name.into(),
             replica,
         })
     }
 
     /// Their number: other slots never get it.
-    pub fn id(&self) -> SlotId {
+    pub fn id(&self) -> SlotsId {
         self.id
     }
 
@@ -64,6 +77,22 @@ impl Slots {
         if !self.heard.load(Relaxed) {
             self.heard.store(true, Relaxed); // most find it set, and leave its cache line alone
         }
+    }
+
+    /// A request had a slot for so long.
+    pub(super) fn served(&self, time: Duration, is_awaited: bool) {
+        self.ended.fetch_add(1, Relaxed);
+        if is_awaited {
+            self.awaited.fetch_add(1, Relaxed);
+        }
+        self.micros.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    /// What was served since this was asked before.
+    pub(super) fn take_served(&self) -> Served {
+        let time = Duration::from_micros(self.micros.swap(0, Relaxed));
+        let awaited = self.awaited.swap(0, Relaxed);
+        Served { count: self.ended.swap(0, Relaxed), awaited, time }
     }
 
     /// Whether an answer would change what is held against them.
@@ -108,20 +137,23 @@ impl Slots {
 pub struct Target {
     id: TargetId,
     slots: Vec<Arc<Slots>>,
-    pub(super) ids: Arc<[SlotId]>,
 }
 
 impl Target {
     /// A target of these slots.
     pub fn new(slots: Vec<Arc<Slots>>) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let ids = slots.iter().map(|slots| slots.id).collect();
-        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), slots, ids })
+        Arc::new(Self { id: NEXT.fetch_add(1, Relaxed), slots })
     }
 
     /// Its number: another target never gets it.
     pub fn id(&self) -> TargetId {
         self.id
+    }
+
+    /// The canonical engine name that its slots are for; `None` where it has none.
+    pub(super) fn name(&self) -> Option<&str> {
+        self.slots.first().map(|slots| &*slots.name)
     }
 
     /// Its slots.
@@ -130,23 +162,31 @@ impl Target {
     }
 
     /// Those of its slots that are on this replica.
-    pub(super) fn on(&self, replica: &Replica) -> Option<SlotId> {
+    pub(super) fn on(&self, replica: &Replica) -> Option<SlotsId> {
         self.slots.iter().find(|slots| std::ptr::eq(replica, &raw const *slots.replica)).map(|slots| slots.id)
     }
 
-    /// The fast path: the best of the open slots. `exclude` are those that have just failed this request.
-    pub(super) fn take(&self, generation: u32, exclude: Option<SlotId>) -> Result<Arc<Slots>, Busy> {
+    /// The fast path: the best of the open slots. `exclude` are those that have just failed this request. Of equal ones who
+    /// has something in common gets the same, as behind a gate (`core::lines`).
+    pub(super) fn take(
+        &self,
+        generation: u32,
+        exclude: Option<SlotsId>,
+        session: Option<u64>,
+    ) -> Result<Arc<Slots>, Busy> {
         let (later, first) = self.slots.split_at(turn() % self.slots.len().max(1));
         let allowed = || first.iter().chain(later).filter(|slots| exclude != Some(slots.id)).enumerate();
         let all_suspect = allowed().all(|(_, slots)| slots.view().suspect);
         for _ in 0..=self.slots.len() {
-            let mut best: Option<(Rank, &Arc<Slots>)> = None;
+            let mut best: Option<((Rank, u64), &Arc<Slots>)> = None;
             for (at, slots) in allowed() {
                 let view = slots.view();
                 if view.closed {
                     return Err(Busy::Full); // others wait: nobody passes them
                 }
                 let rank = view.rank(at == 0, all_suspect).filter(|_| !view.away);
+                let meant = || session.map_or(0, |session| u64::MAX - rendezvous::weight(session, slots.replica.key));
+                let rank = rank.map(|rank| (rank, meant()));
                 if let Some(rank) = rank.filter(|rank| best.is_none_or(|(other, _)| *rank < other)) {
                     best = Some((rank, slots));
                 }
@@ -169,4 +209,35 @@ fn turn() -> usize {
         static TURN: Cell<usize> = Cell::new(CORES.fetch_add(1, Relaxed));
     }
     TURN.replace(TURN.get().wrapping_add(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use tutti_api::PoolSpec;
+
+    use super::*;
+
+    #[test]
+    fn of_equal_slots_who_has_something_in_common_gets_the_same() {
+        let slots = |port: u16| {
+            let url = format!("http://127.0.0.1:{port}").parse().unwrap();
+            Slots::new(Replica::new(&PoolSpec::default(), &url, None).unwrap(), "m", 1, 2)
+        };
+        let target = Target::new((1..5).map(slots).collect());
+        let take = |session| target.take(1, None, session).unwrap();
+        let mut used = std::collections::BTreeSet::new();
+        for session in 0..8 {
+            let first = take(Some(session));
+            used.insert(first.id());
+            let other = take(Some(session));
+            assert_ne!(other.id(), first.id(), "the less loaded goes first");
+            first.word.release();
+            other.word.release();
+            take(None).word.release(); // others take turns
+            let again = take(Some(session));
+            assert_eq!(again.id(), first.id());
+            again.word.release();
+        }
+        assert_eq!(used.len(), 4, "sessions are spread");
+    }
 }

@@ -32,6 +32,21 @@ pub struct View {
 }
 
 impl View {
+    /// That of slots which are there no more.
+    pub const NONE: Self = Self { closed: true, suspect: false, kept: false, away: true, in_flight: 0, limit: 0 };
+
+    /// That of two words for the same weights on the same runner.
+    pub(super) fn with(self, other: Self) -> Self {
+        Self {
+            closed: self.closed || other.closed,
+            suspect: self.suspect && other.suspect,
+            kept: self.kept && other.kept,
+            away: self.away || other.away,
+            in_flight: self.in_flight.saturating_add(other.in_flight),
+            limit: self.limit.max(other.limit),
+        }
+    }
+
     /// Slots left.
     pub fn free(self) -> u16 {
         self.limit.saturating_sub(self.in_flight)

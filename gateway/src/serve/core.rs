@@ -11,8 +11,9 @@ use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection;
+use super::{connection, peers};
 use crate::ending::Phase;
+use crate::limits;
 use crate::shared::Shared;
 use crate::{exchange, log, metrics};
 
@@ -27,6 +28,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Door {
     /// Unbounded, and yet bounded: by `limits.connections`. `None` ends the core.
     sockets: mpsc::UnboundedSender<Option<Accepted>>,
+    /// Other gateways', which are few.
+    peers: mpsc::UnboundedSender<TcpStream>,
     open: Arc<AtomicUsize>,
 }
 
@@ -47,6 +50,8 @@ enum What {
     Connection,
     /// A further request on it at the same time.
     Request,
+    /// A request that another gateway hands over.
+    Forwarded,
 }
 
 impl Counted {
@@ -54,6 +59,15 @@ impl Counted {
         core.fetch_add(1, Relaxed);
         what.count(shared).fetch_add(1, Relaxed);
         Self { what, core: core.clone(), shared: shared.clone() }
+    }
+
+    /// A request that another gateway hands to this core; `None`: there is no room.
+    pub(super) fn forwarded(core: &Arc<AtomicUsize>, shared: &Arc<Shared>) -> Option<Self> {
+        if let Some(limit) = shared.full() {
+            limits::hit(limit);
+            return None;
+        }
+        Some(Self::new(What::Forwarded, core, shared))
     }
 
     /// A further request on the same connection.
@@ -66,7 +80,7 @@ impl What {
     fn count(self, shared: &Shared) -> &AtomicUsize {
         match self {
             What::Connection => &shared.connections,
-            What::Request => &shared.further_requests,
+            What::Request | What::Forwarded => &shared.further_requests,
         }
     }
 }
@@ -75,7 +89,8 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.core.fetch_sub(1, Relaxed);
         self.what.count(&self.shared).fetch_sub(1, Relaxed);
-        if self.what == What::Connection {
+        let last = || self.shared.ending.has_reached(Phase::Draining);
+        if self.what == What::Connection || self.what == What::Forwarded && last() {
             self.shared.closed.send_replace(());
         }
     }
@@ -85,6 +100,11 @@ impl Door {
     /// Connections and further requests that this core has.
     pub(super) fn open(&self) -> usize {
         self.open.load(Relaxed)
+    }
+
+    /// Gives it a connection of another gateway.
+    pub(super) fn hand_peer(&self, socket: TcpStream) {
+        let _ = self.peers.send(socket);
     }
 
     /// Gives it another. It counts from now on, not from when the core gets to it: more may come before that.
@@ -118,7 +138,8 @@ impl Cores {
     pub(super) async fn drain(self, shared: &Shared, deadline: Duration) -> bool {
         let all_closed = || async {
             let mut closed = shared.closed.subscribe();
-            while shared.connections.load(Relaxed) > 0 && closed.changed().await.is_ok() {}
+            let open = || shared.connections.load(Relaxed) + shared.further_requests.load(Relaxed);
+            while open() > 0 && closed.changed().await.is_ok() {}
         };
         let clean = timeout(deadline, all_closed()).await.is_ok();
         if !clean {
@@ -138,10 +159,13 @@ impl Cores {
 fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>)> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (sockets, inbox) = mpsc::unbounded_channel();
-    let door = Door { sockets, open: Arc::default() };
+    let (peers, of_peers) = mpsc::unbounded_channel();
+    let door = Door { sockets, peers, open: Arc::default() };
+    let open = door.open.clone();
     let thread = std::thread::Builder::new().name(format!("tutti-core-{number}")).spawn(move || {
         metrics::enter(shared.metrics.clone());
         runtime.spawn(tick());
+        runtime.spawn(take_peers(of_peers, open, shared.clone()));
         runtime.block_on(take(inbox, shared));
         drop(runtime); // drops what still ran: its requests are settled here
         log::flush();
@@ -152,6 +176,14 @@ fn start(number: usize, shared: Arc<Shared>) -> io::Result<(Door, JoinHandle<()>
 async fn take(mut inbox: mpsc::UnboundedReceiver<Option<Accepted>>, shared: Arc<Shared>) {
     while let Some(Some((socket, peer, counted))) = inbox.recv().await {
         tokio::spawn(connection::serve(socket, peer, counted, shared.clone()));
+    }
+}
+
+async fn take_peers(mut inbox: mpsc::UnboundedReceiver<TcpStream>, open: Arc<AtomicUsize>, shared: Arc<Shared>) {
+    while let Some(socket) = inbox.recv().await {
+        if let Some(peers) = shared.peers.clone() {
+            tokio::spawn(peers::serve(socket, shared.clone(), peers, open.clone()));
+        }
     }
 }
 

@@ -151,7 +151,7 @@ fn known_token(file: fs::File) -> io::Result<String> {
 }
 
 /// The admin token; made at the first start, readable by its owner alone.
-pub(super) fn token(path: &Path) -> Result<String, StartError> {
+pub(crate) fn token(path: &Path) -> Result<String, StartError> {
     let failed = |error| StartError::Token { path: path.to_owned(), error };
     match fs::File::open(path) {
         Ok(file) => known_token(file).map_err(failed),

@@ -13,7 +13,8 @@ mod levels;
 mod listen;
 mod ops;
 mod paced;
-mod pages;
+pub(crate) mod pages;
+mod peers;
 mod places;
 mod socket;
 mod sockets;
@@ -29,9 +30,13 @@ use ::http::HeaderValue;
 use tutti_api::Config;
 
 use crate::control::{Control, Task};
+use crate::demand;
 use crate::ending::Phase;
 use crate::health;
+use crate::loaders;
+use crate::peer::{self, Peers};
 use crate::registry::Registry;
+use crate::releases::{Led, Lone, Releases};
 use crate::shared::Shared;
 use crate::status::Status;
 use crate::table::{Table, World};
@@ -39,6 +44,7 @@ use crate::tls::Tls;
 use admin::Admin;
 pub use levels::{Filter, Levels};
 pub use listen::StartError;
+pub(crate) use listen::token;
 use pages::Port;
 pub use sockets::Sockets;
 
@@ -51,6 +57,8 @@ pub struct Options {
     pub token_file: PathBuf,
     /// What changes how much is said on the way; without it `/log-level` is no page.
     pub levels: Option<Arc<dyn Levels>>,
+    /// Where a lone gateway keeps what was decided of releases; `None`: nowhere.
+    pub releases: Option<PathBuf>,
     /// Whether another process may take over: not one that ends with more than itself.
     pub may_be_succeeded: bool,
 }
@@ -64,6 +72,8 @@ pub struct Gateway {
     pub ops: SocketAddr,
     /// Where it is asked about itself.
     pub admin: SocketAddr,
+    /// Where other gateways reach it, if there are others.
+    pub peer: Option<SocketAddr>,
     shared: Arc<Shared>,
     control: Control,
     cores: core::Cores,
@@ -81,10 +91,12 @@ impl Gateway {
         let spec = &config.gateway;
         let tls = spec.tls.as_ref().map(|tls| Tls::start(tls, spec.limits.handshakes)).transpose();
         let tls = tls.map_err(StartError::Tls)?;
+        let peers = spec.peer.as_ref().map(Peers::new).transpose().map_err(StartError::Tls)?;
         let [address, ops_address, admin_address] = sockets.addresses()?;
         let token = listen::token(&options.token_file)?;
 
-        let Sockets { ports, predecessor } = sockets;
+        let Sockets { ports, peer, predecessor } = sockets;
+        let peer_address = peer.as_ref().map(take_over::Port::address).transpose()?;
         // An endpoint that leads back here is known by this, whichever of the two answers there.
         let instance = match &predecessor {
             Some(predecessor) => predecessor.instance.clone(),
@@ -96,8 +108,10 @@ impl Gateway {
         for url in predecessor.iter().flat_map(|predecessor| &predecessor.drained) {
             world.drains.insert(url);
         }
+        let releases = releases(&config, options.releases.clone(), admin_address).await;
+        world.traffic = releases.traffic();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
-        let shared = Shared::new(Arc::new(table), instance, tls, files::connections());
+        let shared = Shared::new(Arc::new(table), instance, tls, peers, files::connections());
         let keys = shared.keys.open(spec.auth.as_ref()).await.map_err(StartError::Keys)?;
         shared.keys.install(keys);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
@@ -108,7 +122,7 @@ impl Gateway {
                  the gateway ends TLS is that as it should be"
             );
         }
-        let copies = ports.each_ref().map(take_over::Port::copy);
+        let copies = ports.iter().chain(&peer).map(take_over::Port::copy).collect();
         let [listen, ops, admin] = ports.map(|port| port.listener);
         let accept = |listen| _ = tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
         let waits = match &predecessor {
@@ -118,10 +132,19 @@ impl Gateway {
                 None
             }
         };
-        let mut task = Task { shared: shared.clone(), registry, world };
+        let mut task = Task { shared: shared.clone(), registry, world, releases };
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
         tokio::spawn(health::watch(shared.clone()));
+        demand::start(shared.clone());
+        tokio::spawn(loaders::watch(shared.clone()));
+        if let (Some(port), Some(peers), Some(spec)) = (peer, shared.peers.clone(), spec.peer.clone()) {
+            let _ = peers.control.set(control.clone());
+            peers::accept(port.listener, cores.doors(), shared.clone(), peers.clone());
+            peer::start(spec, peers.clone(), shared.clone());
+            peers.settled().await;
+            newest_word(&peers, &control).await;
+        }
         ops::start(ops, Port::Ops, shared.clone());
         let admin_pages = Admin { token, control: control.clone(), levels: options.levels };
         ops::start(admin, Port::Admin(Arc::new(admin_pages)), shared.clone());
@@ -130,7 +153,8 @@ impl Gateway {
             predecessor.relieve().await;
         }
         let offering = options.may_be_succeeded.then(|| offer(&options.token_file, copies, &shared)).flatten();
-        Ok(Self { listen: address, ops: ops_address, admin: admin_address, shared, control, cores, offering })
+        let peer = peer_address;
+        Ok(Self { listen: address, ops: ops_address, admin: admin_address, peer, shared, control, cores, offering })
     }
 
     /// Whether another process has taken over.
@@ -170,7 +194,7 @@ impl Gateway {
 
     /// What it does.
     pub fn status(&self) -> Status {
-        Status::of(&self.shared)
+        Status::without_queues(&self.shared)
     }
 
     /// Is not ready any more and serves on for `delay`; then takes no new connections, and resolves when what runs has
@@ -181,15 +205,51 @@ impl Gateway {
         self.shared.ending.enter(Phase::Leaving);
         tokio::time::sleep(delay).await;
         self.shared.ending.enter(Phase::Draining);
-        self.cores.drain(&self.shared, deadline).await
+        let nothing_left = self.cores.drain(&self.shared, deadline).await;
+        loaders::let_go(&self.shared).await;
+        nothing_left
     }
 }
 
+/// Who drives the releases: a gateway that knows others is told.
+async fn releases(config: &Config, file: Option<PathBuf>, admin: SocketAddr) -> Releases {
+    if config.gateway.peer.is_some() {
+        return Releases::Led(Led::default());
+    }
+    let mut lone = Lone::open(&format!("the gateway at {admin} (process {})", std::process::id()), file);
+    lone.configure(config);
+    lone.keep().await;
+    Releases::Lone(Box::new(lone))
+}
+
+/// Goes by the newest word that any of the others goes by, before this gateway is ready.
+async fn newest_word(peers: &Peers, control: &Control) {
+    let view = peers.view();
+    let asked = view.peers.iter().map(|(reach, _)| peer::spoken(&peers.mutual, reach.address));
+    let mut newest = None::<tutti_api::TrafficWord>;
+    for asked in asked {
+        // Who does not say within this goes by what others do.
+        let Ok(Ok(Some(word))) = tokio::time::timeout(WORD_WITHIN, asked).await else { continue };
+        if newest.as_ref().is_none_or(|newest| word.age() > newest.age()) {
+            newest = Some(word);
+        }
+    }
+    if let Some(Some(Err(why))) = match newest {
+        Some(word) => Some(control.word(word).await),
+        None => None,
+    } {
+        tracing::warn!(%why, "what the other gateways go by is not taken");
+    }
+}
+
+/// How long another gateway may take to say what it goes by.
+const WORD_WITHIN: Duration = Duration::from_secs(1);
+
 /// Offers the ports to a successor; a gateway can do without.
-fn offer(token_file: &Path, [clients, ops, admin]: Copies, shared: &Arc<Shared>) -> Option<take_over::Offering> {
-    let start = || take_over::start(token_file, [clients?, ops?, admin?], shared.clone());
+fn offer(token_file: &Path, copies: Copies, shared: &Arc<Shared>) -> Option<take_over::Offering> {
+    let start = || take_over::start(token_file, copies?, shared.clone());
     start().inspect_err(|error| tracing::info!(%error, "no other process can take over from this one")).ok()
 }
 
 /// Of the ports.
-type Copies = [std::io::Result<take_over::Port>; 3];
+type Copies = std::io::Result<Vec<take_over::Port>>;

@@ -8,16 +8,21 @@ use tutti_api::GatewaySpec;
 use super::listen::{self, StartError};
 use super::take_over::{self, Port, Predecessor};
 
-/// Listening sockets for clients, metrics and administration; nobody accepts there yet.
+/// Listening sockets for clients, metrics, administration and peers; nobody accepts there yet.
 #[derive(Debug)]
 pub struct Sockets {
     /// For clients, metrics and administration.
     pub(super) ports: [Port; 3],
+    /// For other gateways, where there are some.
+    pub(super) peer: Option<Port>,
     pub(super) predecessor: Option<Predecessor>,
 }
 
-fn wanted(spec: &GatewaySpec) -> [(&'static str, &str); 3] {
-    [("listen", &spec.listen), ("ops", &spec.ops), ("admin", &spec.admin.listen)]
+/// The ports' names and addresses; that for peers is the last.
+fn wanted(spec: &GatewaySpec) -> Vec<(&'static str, &str)> {
+    let peer = spec.peer.as_ref().map(|peer| ("peer", &*peer.listen));
+    let own = [("listen", &*spec.listen), ("ops", &*spec.ops), ("admin", &*spec.admin.listen)];
+    own.into_iter().chain(peer).collect()
 }
 
 impl Sockets {
@@ -29,8 +34,8 @@ impl Sockets {
         let port = |(name, address): (&'static str, &str)| {
             Ok::<_, StartError>(Port { name, configured: address.to_owned(), listener: listen::bind(address)? })
         };
-        let [clients, ops, admin] = wanted(spec).map(port);
-        Ok(Self { ports: [clients?, ops?, admin?], predecessor: None })
+        let ports = wanted(spec).into_iter().map(port).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self::of(ports, None)?)
     }
 
     /// Takes those of the gateway that has some of the configured addresses, and listens on the others itself. That one
@@ -41,12 +46,20 @@ impl Sockets {
     /// Which address cannot be had, or why the other gives nothing.
     pub async fn take_over(spec: &GatewaySpec, token_file: &Path) -> Result<Self, StartError> {
         match take_over::take(token_file, &wanted(spec), listen::bind).await? {
-            Some((ports, predecessor)) => Ok(Self { ports, predecessor: Some(predecessor) }),
+            Some((ports, predecessor)) => Ok(Self::of(ports, Some(predecessor))?),
             None => {
                 tracing::info!("--take-over: no gateway runs with these addresses, so this one starts as always");
                 Self::bind(spec).map_err(StartError::for_successor)
             }
         }
+    }
+
+    /// Of ports as they are wanted.
+    fn of(mut ports: Vec<Port>, predecessor: Option<Predecessor>) -> Result<Self, String> {
+        let peer = ports.drain(ports.len().min(3)..).next();
+        let ports =
+            <[Port; 3]>::try_from(ports).map_err(|ports| format!("{} ports are there of three", ports.len()))?;
+        Ok(Self { ports, peer, predecessor })
     }
 
     /// Where each listens.
@@ -57,7 +70,7 @@ impl Sockets {
 }
 
 impl Port {
-    fn address(&self) -> Result<SocketAddr, StartError> {
+    pub(super) fn address(&self) -> Result<SocketAddr, StartError> {
         let failed = |error| StartError::Listen { address: self.configured.clone(), error };
         self.listener.local_addr().map_err(failed)
     }

@@ -4,6 +4,7 @@
 //! no memory here; a change of the certificate changes neither tickets nor connections.
 
 mod expiry;
+mod mutual;
 mod pair;
 
 use std::path::PathBuf;
@@ -21,13 +22,19 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tutti_api::{Timestamp, TlsSpec};
 
 use self::pair::{MAX_FILE, Pair};
-use crate::follow::FollowedPair;
+use crate::follow::FollowedSet;
 use crate::shared::Reloaded;
+
+pub use self::mutual::check as check_mutual;
+pub use self::mutual::{Between, Mutual};
 
 /// What clients may speak; who speaks both gets the first.
 const ALPN: [&[u8]; 2] = [HTTP_2, b"http/1.1"];
 /// HTTP/2, as it is called there.
 pub(crate) const HTTP_2: &[u8] = b"h2";
+
+/// Where its files are configured.
+const FIELD: &str = "gateway.tls";
 
 /// What clients are served by.
 pub(crate) struct Tls {
@@ -73,8 +80,8 @@ impl Tls {
     /// # Errors
     /// What is wrong with them, and what to do.
     pub(crate) fn start(spec: &TlsSpec, handshakes: u32) -> Result<Self, String> {
-        let (files, texts) = FollowedPair::open([PathBuf::from(&spec.cert), PathBuf::from(&spec.key)], MAX_FILE);
-        let pair = Pair::of(&texts, spec)?;
+        let (files, texts) = FollowedSet::open([PathBuf::from(&spec.cert), PathBuf::from(&spec.key)], MAX_FILE);
+        let pair = Pair::of(&texts, spec, FIELD)?;
         pair.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
         let current = Arc::new(Current {
             certified: ArcSwap::new(pair.certified),
@@ -111,11 +118,11 @@ fn config(current: Arc<Current>) -> Result<ServerConfig, tokio_rustls::rustls::E
 }
 
 /// Takes up what the files hold when that changes; what cannot be used changes nothing, and is said.
-async fn follow(mut files: FollowedPair, spec: TlsSpec, current: std::sync::Weak<Current>) {
+async fn follow(mut files: FollowedSet<2>, spec: TlsSpec, current: std::sync::Weak<Current>) {
     loop {
         let texts = files.changed().await;
         let Some(current) = current.upgrade() else { return };
-        let outcome = match Pair::of(&texts, &spec) {
+        let outcome = match Pair::of(&texts, &spec, FIELD) {
             Ok(pair) => {
                 pair.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 tracing::info!(expires = %pair.expires, "the changed certificate is in force");
@@ -137,6 +144,6 @@ async fn follow(mut files: FollowedPair, spec: TlsSpec, current: std::sync::Weak
 /// # Errors
 /// What is wrong with them, and what to do.
 pub fn check(spec: &TlsSpec) -> Result<Vec<String>, String> {
-    let (_, texts) = FollowedPair::open([PathBuf::from(&spec.cert), PathBuf::from(&spec.key)], MAX_FILE);
-    Pair::of(&texts, spec).map(|pair| pair.warnings)
+    let (_, texts) = FollowedSet::open([PathBuf::from(&spec.cert), PathBuf::from(&spec.key)], MAX_FILE);
+    Pair::of(&texts, spec, FIELD).map(|pair| pair.warnings)
 }

@@ -26,15 +26,15 @@ pub(super) struct Pair {
 }
 
 impl Pair {
-    /// Reads the texts of both files.
+    /// Reads the texts of both files, which the configuration names in this field.
     ///
     /// # Errors
     /// What is wrong, and what to do; nothing of the key is in it.
-    pub(super) fn of([cert, key]: &[Text; 2], spec: &TlsSpec) -> Result<Self, String> {
-        let of_cert = |why: &str| format!("gateway.tls.cert: {}: {why}", spec.cert);
-        let of_key = |why: &str| format!("gateway.tls.key: {}: {why}", spec.key);
-        let cert = cert.as_ref().map_err(|why| format!("gateway.tls.cert: {why}"))?;
-        let key = key.as_ref().map_err(|why| format!("gateway.tls.key: {why}"))?;
+    pub(super) fn of([cert, key]: &[Text; 2], spec: &TlsSpec, field: &str) -> Result<Self, String> {
+        let of_cert = |why: &str| format!("{field}.cert: {}: {why}", spec.cert);
+        let of_key = |why: &str| format!("{field}.key: {}: {why}", spec.key);
+        let cert = cert.as_ref().map_err(|why| format!("{field}.cert: {why}"))?;
+        let key = key.as_ref().map_err(|why| format!("{field}.key: {why}"))?;
 
         let chain: Vec<CertificateDer<'static>> =
             CertificateDer::pem_slice_iter(cert.as_bytes()).collect::<Result<_, _>>().map_err(|_| {
@@ -58,7 +58,7 @@ impl Pair {
                 "it is not the key of the first certificate in {}: name the key that belongs to it, and put the server's own certificate first, its chain behind",
                 spec.cert
             )),
-            error => format!("gateway.tls: {} and {} cannot be used: {error}", spec.cert, spec.key),
+            error => format!("{field}: {} and {} cannot be used: {error}", spec.cert, spec.key),
         })?;
         let of_each = |pick: fn(&Validity) -> Timestamp| validities.iter().map(pick);
         let begins = of_each(|validity| validity.not_before).max().unwrap_or(Timestamp::from_unix(0));

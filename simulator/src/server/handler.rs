@@ -1,5 +1,6 @@
 //! One request, from its head to its answer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -13,12 +14,15 @@ use hyper::body::Incoming;
 
 use super::answer::{Answer, outcome};
 use super::connection::RawEnding;
-use super::{End, Replica, driver::Ticket};
-use crate::config::{Model, ModelKind};
+use super::{End, Replica, driver::Ticket, making};
+use crate::config::{Config, Model, ModelKind};
 use crate::engine::{Job, Outcome, Work, tokens_of};
 use crate::faults::{self, Fault, Scope};
 use crate::records::Entry;
 use crate::wire::{self, Api, Call, Printer, Reply, Want};
+
+/// Where models are made.
+pub(super) const CREATE: &str = "/api/create";
 
 /// The connection ends without a proper answer.
 #[derive(Debug)]
@@ -48,6 +52,7 @@ pub(super) async fn answer(
         }
         Err(_) => return Err(Hangup),
     };
+    let fault = fault(&replica, &head, &body); // before anybody can see that it is here
     entry.body(&body);
 
     if let Some(poison) = &replica.config.poison
@@ -56,13 +61,14 @@ pub(super) async fn answer(
         replica.end.send_replace(Some(End::Reset));
         return std::future::pending().await; // the connection ends with the replica
     }
-    let fault = fault(&replica, &head);
     if let Some(bytes) = fault.and_then(Fault::raw_ending) {
         ending.set(Some(bytes));
         return Err(Hangup);
     }
     match fault {
         Some(Fault::Silent) => std::future::pending().await,
+        // The work itself takes that long.
+        Some(Fault::SlowFirstByte(_)) if head.uri.path() == CREATE => {}
         Some(Fault::SlowFirstByte(wait)) => tokio::time::sleep(wait).await,
         _ => {}
     }
@@ -74,25 +80,34 @@ pub(super) async fn answer(
     match (api, &head.method) {
         (Some(api), &Method::POST) => infer(&replica, entry, api, &body, fault).await,
         (Some(_), _) => Ok(wrong_method(entry, "POST")),
-        (None, _) => Ok(other(&replica, entry, &head, &body)),
+        (None, _) => match making::answer(&replica, entry, &head, &body, fault).await {
+            Ok(response) => Ok(response),
+            Err(entry) => Ok(other(&replica, entry, &head, &body)),
+        },
     }
 }
 
 /// The endpoints that need no model.
 fn other(replica: &Replica, entry: Entry, head: &http::request::Parts, body: &Bytes) -> Response<Answer> {
-    let (config, modified) = (&replica.config, replica.modified);
+    let (config, modified) = (&*replica.with_stored(), replica.modified);
     let path = head.uri.path();
     let is_read = head.method == Method::GET || head.method == Method::HEAD;
     let found = match path {
         "/" if is_read => Reply::text(200, "Ollama is running"),
         "/health" if is_read && config.health => Reply::text(200, "OK"),
-        "/api/version" if is_read => Reply::native(200, &serde_json::json!({ "version": crate::VERSION })),
-        "/api/tags" if is_read => wire::tags(config, modified),
+        "/api/version" if is_read => Reply::native(200, &serde_json::json!({ "version": version(config) })),
+        "/api/tags" if is_read => {
+            let stored = replica.store.as_ref().map(|store| store.tags()).unwrap_or_default();
+            wire::tags(&replica.config, stored, modified)
+        }
         "/api/ps" if head.method == Method::GET => {
             let (residents, now) = replica.driver.residents();
             wire::ps(config, &residents, now)
         }
-        "/api/show" if head.method == Method::POST => wire::show(config, body, modified),
+        "/api/show" if head.method == Method::POST => {
+            let stored = replica.store.as_ref().and_then(|store| store.show(body));
+            stored.unwrap_or_else(|| wire::show(config, body, modified))
+        }
         "/v1/models" if head.method == Method::GET => wire::models(config, modified),
         "/" | "/api/version" | "/api/tags" => return wrong_method(entry, "GET, HEAD"),
         "/api/ps" | "/v1/models" => return wrong_method(entry, "GET"),
@@ -120,6 +135,9 @@ async fn infer(
         Ok(call) => call,
         Err(refusal) => return Ok(reply(entry, refusal, None)),
     };
+    if let Some(refusal) = refused(&replica.config, &call) {
+        return Ok(reply(entry, refusal, None));
+    }
     let model = match model(replica, &call) {
         Ok(model) => model,
         Err(refusal) => return Ok(reply(entry, refusal, None)),
@@ -129,23 +147,26 @@ async fn infer(
         Some(Fault::Busy) => return Ok(reply(entry, Reply::busy(api), None)),
         Some(Fault::Denied) => return Ok(reply(entry, Reply::error(api, 401, "Unauthorized"), None)),
         Some(Fault::RunnerDied) => return Ok(reply(entry, runner_died(api), None)),
+        Some(Fault::Missing) => return Ok(reply(entry, missing(api, &call.model), None)),
+        Some(Fault::NoLoras) if model.adapter.is_some() => return Ok(reply(entry, no_loras(api), None)),
         _ if broken => return Ok(reply(entry, runner_died(api), None)),
         _ => {}
     }
     let printer = Printer::new(&call, replica.records.requests.load(std::sync::atomic::Ordering::Relaxed));
+    let printer = printer.of_weights(model.told());
     if call.want == Want::Unload {
         replica.driver.expire(model.base.as_str().into());
         return Ok(reply(entry, printer.loaded("unload"), None));
     }
     let (tokens, reason) = length(&call, replica.config.answer_tokens);
-    let mut ticket = replica.driver.submit(job(&call, model, tokens));
+    let mut ticket = replica.driver.submit(job(&call, &model, tokens));
     let streams = call.stream && call.want == Want::Answer;
     let first = outcome(&mut ticket, streams).await.ok_or(Hangup)?;
     Ok(match first {
         Outcome::Busy(_) => reply(entry, Reply::busy(api), None),
         first if streams => stream(entry, ticket, printer, first, reason, fault),
         Outcome::Finished(_, timing) => match call.want {
-            Want::Vectors => reply(entry, printer.vectors(&call.inputs, &timing), fault),
+            Want::Vectors => reply(entry, printer.vectors(&call.inputs, &timing, fault), fault),
             Want::Answer => reply(entry, printer.whole(&timing, reason), fault),
             Want::Load | Want::Unload => reply(entry, printer.loaded("load"), fault),
         },
@@ -153,9 +174,29 @@ async fn infer(
     })
 }
 
+/// What is said of inputs that are too long, as 0.11.4 says it, and of too many, as TEI does.
+fn refused(config: &Config, call: &Call) -> Option<Reply> {
+    if call.inputs.len() > config.inputs_max {
+        let (sent, most) = (call.inputs.len(), config.inputs_max);
+        return Some(Reply::error(call.api, 413, &format!("batch size {sent} > maximum allowed batch size {most}")));
+    }
+    let too_long = config.too_long.as_ref()?;
+    let is_too_long = call.inputs.iter().any(|input| input.contains(too_long));
+    is_too_long.then(|| Reply::error(call.api, 400, "input length exceeds maximum context length"))
+}
+
+fn version(config: &Config) -> &'static str {
+    if config.takes_adapters { crate::VERSION } else { crate::LATER_VERSION }
+}
+
 /// What 0.11.4 says of an adapter that is cut short, garbage or not there, on each request anew.
 fn runner_died(api: Api) -> Reply {
     Reply::error(api, 500, "llama runner process has terminated: exit status 2")
+}
+
+/// What 0.11.5 says of an adapter on an architecture whose runner has none.
+fn no_loras(api: Api) -> Reply {
+    Reply::error(api, 500, "llama runner process has terminated: error: loras are not yet implemented")
 }
 
 /// Whether a body asks for a stream, or is none that could be answered. All of it is read.
@@ -168,17 +209,24 @@ fn may_stream(body: &[u8]) -> bool {
     serde_json::from_slice(body).map_or(true, |asks: Asks| asks.stream)
 }
 
+/// What Ollama says of a model that it does not find.
+fn missing(api: Api, name: &str) -> Reply {
+    match api {
+        Api::Chat | Api::OpenaiChat | Api::Embeddings | Api::Responses | Api::Messages if name.is_empty() => {
+            Reply::error(api, 400, "model is required")
+        }
+        Api::Generate | Api::OpenaiCompletions => Reply::error(api, 404, &format!("model '{name}' not found")),
+        _ => Reply::error(api, 404, &format!("model {name:?} not found, try pulling it first")),
+    }
+}
+
 /// The model that is asked for, or Ollama's words for its absence, which differ between its handlers.
-fn model<'a>(replica: &'a Replica, call: &Call) -> Result<&'a Model, Reply> {
+fn model<'a>(replica: &'a Replica, call: &Call) -> Result<Cow<'a, Model>, Reply> {
     let (api, name) = (call.api, call.model.as_str());
-    let Some(model) = replica.config.find(name) else {
-        return Err(match api {
-            Api::Chat | Api::OpenaiChat | Api::Embeddings | Api::Responses | Api::Messages if name.is_empty() => {
-                Reply::error(api, 400, "model is required")
-            }
-            Api::Generate | Api::OpenaiCompletions => Reply::error(api, 404, &format!("model '{name}' not found")),
-            _ => Reply::error(api, 404, &format!("model {name:?} not found, try pulling it first")),
-        });
+    let stored = || Some(Cow::Owned(replica.with_stored().find(name)?.clone()));
+    let model = replica.config.find(name).map(Cow::Borrowed);
+    let Some(model) = model.or_else(|| replica.store.as_ref().and_then(|_| stored())) else {
+        return Err(missing(api, name));
     };
     let completes = !matches!(api, Api::Embed | Api::Embeddings | Api::OpenaiEmbeddings);
     if completes && model.kind == ModelKind::Embedding {
@@ -229,7 +277,7 @@ fn stream(
     response
 }
 
-fn reply(mut entry: Entry, reply: Reply, fault: Option<Fault>) -> Response<Answer> {
+pub(super) fn reply(mut entry: Entry, reply: Reply, fault: Option<Fault>) -> Response<Answer> {
     entry.answering(reply.status, reply.body.is_empty());
     let mut response = Response::new(Answer::whole(entry, reply.body, fault));
     *response.status_mut() = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -239,19 +287,32 @@ fn reply(mut entry: Entry, reply: Reply, fault: Option<Fault>) -> Response<Answe
     response
 }
 
-fn wrong_method(entry: Entry, allowed: &'static str) -> Response<Answer> {
+pub(super) fn wrong_method(entry: Entry, allowed: &'static str) -> Response<Answer> {
     let mut response = reply(entry, Reply::text(405, "405 method not allowed"), None);
     response.headers_mut().insert(ALLOW, http::HeaderValue::from_static(allowed));
     response
 }
 
 /// The request's own fault, or else the one that is switched on for it.
-fn fault(replica: &Replica, head: &http::request::Parts) -> Option<Fault> {
+fn fault(replica: &Replica, head: &http::request::Parts, body: &Bytes) -> Option<Fault> {
     let own = head.headers.get(faults::HEADER).and_then(|v| v.to_str().ok()?.parse().ok());
     own.or_else(|| {
-        let (fault, scope) = replica.switch.lock().unwrap_or_else(PoisonError::into_inner).fault?;
-        let is_inference = head.method == Method::POST && Api::at(head.uri.path()).is_some();
-        (scope == Scope::Everything || is_inference).then_some(fault)
+        let mut switches = replica.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        let (fault, scope) = switches.fault?;
+        let path = head.uri.path();
+        let wants = |what| Api::at(path).is_some_and(|api| Call::read(api, body).is_ok_and(|call| call.want == what));
+        let meets = match scope {
+            Scope::Inference => Api::at(path).is_some(),
+            Scope::Loads => wants(Want::Load),
+            Scope::EachNth(number) => {
+                let counts = wants(Want::Answer);
+                switches.turns += u32::from(counts);
+                counts && switches.turns.is_multiple_of(number.max(1))
+            }
+            Scope::Creates => path == CREATE,
+            Scope::Everything => return Some(fault),
+        };
+        (meets && head.method == Method::POST).then_some(fault)
     })
 }
 

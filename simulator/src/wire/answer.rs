@@ -9,7 +9,10 @@ use super::later::Later;
 use super::time::{rfc3339, unix};
 use super::{Api, Call, Reply, to_json};
 use crate::engine::Timing;
+use crate::faults::Fault;
 
+/// The token of an answer that tells of its weights, where they lie on the replica's disk.
+const WEIGHTS_AT: u32 = 4;
 /// Length of an embedding vector.
 const DIMENSIONS: usize = 16;
 
@@ -20,6 +23,8 @@ pub(crate) struct Printer {
     model: String,
     id: String,
     include_usage: bool,
+    /// The weights that its answers tell of.
+    weights: Option<String>,
 }
 
 impl Printer {
@@ -27,7 +32,24 @@ impl Printer {
     pub(crate) fn new(call: &Call, number: u64) -> Self {
         let prefix = if call.api == Api::OpenaiChat { "chatcmpl" } else { "cmpl" };
         let id = format!("{prefix}-{}", number % 999);
-        Printer { api: call.api, model: call.model.clone(), id, include_usage: call.include_usage }
+        Printer { api: call.api, model: call.model.clone(), id, include_usage: call.include_usage, weights: None }
+    }
+
+    /// Has its answers tell of weights, as those of other weights are others: in their fifth token.
+    pub(crate) fn of_weights(self, weights: Option<String>) -> Self {
+        Printer { weights, ..self }
+    }
+
+    fn word(&self, n: u32) -> String {
+        match &self.weights {
+            Some(weights) if n == WEIGHTS_AT => format!(" {weights}"),
+            _ => word(n),
+        }
+    }
+
+    /// The whole text of an answer.
+    fn text(&self, timing: &Timing) -> String {
+        (0..timing.tokens).map(|n| self.word(n)).collect()
     }
 
     /// The content type of a stream.
@@ -38,15 +60,15 @@ impl Printer {
     /// The stream's part for token `n`, from 0.
     pub(crate) fn token(&self, n: u32) -> Bytes {
         if self.api.is_later() {
-            return self.later().token(n, &word(n));
+            return self.later().token(n, &self.word(n));
         }
-        self.part(&word(n), None, None)
+        self.part(&self.word(n), None, None)
     }
 
     /// The stream's end.
     pub(crate) fn last(&self, timing: &Timing, reason: &str) -> Bytes {
         if self.api.is_later() {
-            return self.later().last(&text(timing), timing, reason);
+            return self.later().last(&self.text(timing), timing, reason);
         }
         let part = self.part("", Some(reason), Some(timing));
         if !self.api.is_openai() {
@@ -68,7 +90,7 @@ impl Printer {
             return Bytes::new();
         }
         if self.api.is_openai() {
-            let nameless = Printer { model: String::new(), id: self.id.clone(), ..*self };
+            let nameless = Printer { model: String::new(), id: self.id.clone(), weights: None, ..*self };
             return nameless.part("", None, None);
         }
         Bytes::from_static(b"{\"error\":\"an error was encountered while running the model: unexpected EOF\"}\n")
@@ -89,7 +111,7 @@ impl Printer {
 
     /// The answer in one document.
     pub(crate) fn whole(&self, timing: &Timing, reason: &str) -> Reply {
-        let text = text(timing);
+        let text = self.text(timing);
         if self.api.is_later() {
             return Reply::openai(200, &self.later().whole(&text, timing, reason));
         }
@@ -110,18 +132,26 @@ impl Printer {
         }
     }
 
-    /// One vector for each input.
-    pub(crate) fn vectors(&self, inputs: &[String], timing: &Timing) -> Reply {
-        let vectors: Vec<_> = inputs.iter().map(|text| vector(text)).collect();
+    /// One vector for each input, but for what `fault` makes of them.
+    pub(crate) fn vectors(&self, inputs: &[String], timing: &Timing, fault: Option<Fault>) -> Reply {
+        let mut vectors: Vec<_> = inputs.iter().map(|text| vector(text)).collect();
+        if fault == Some(Fault::TooFewVectors) {
+            vectors.pop();
+        }
         match self.api {
             Api::Embeddings => Reply::native(200, &serde_json::json!({ "embedding": vectors.first() })),
             Api::Embed => Reply::native(200, &Vectors::new(&self.model, vectors, Some(timing))),
             _ => {
-                let data: Vec<_> = vectors
+                let last = vectors.len().saturating_sub(1);
+                let index = |at| if at == last && fault == Some(Fault::RepeatedIndex) { 0 } else { at };
+                let mut data: Vec<_> = vectors
                     .iter()
                     .enumerate()
-                    .map(|(index, v)| serde_json::json!({ "object": "embedding", "embedding": v, "index": index }))
+                    .map(|(at, v)| serde_json::json!({ "object": "embedding", "embedding": v, "index": index(at) }))
                     .collect();
+                if fault == Some(Fault::TurnedVectors) {
+                    data.reverse();
+                }
                 let usage = serde_json::json!({
                     "prompt_tokens": timing.prompt_tokens, "total_tokens": timing.prompt_tokens,
                 });
@@ -186,14 +216,14 @@ impl Printer {
 
 /// A whole `/v1/chat/completions` answer of about 300 bytes, to be sent again and again.
 pub(crate) fn prerendered(model: &str) -> Reply {
-    let printer =
-        Printer { api: Api::OpenaiChat, model: model.to_owned(), id: "chatcmpl-1".into(), include_usage: false };
+    let printer = Printer {
+        api: Api::OpenaiChat,
+        model: model.to_owned(),
+        id: "chatcmpl-1".into(),
+        include_usage: false,
+        weights: None,
+    };
     printer.whole(&Timing { prompt_tokens: 250, tokens: 6, ..Timing::default() }, "stop")
-}
-
-/// The whole text of an answer.
-fn text(timing: &Timing) -> String {
-    (0..timing.tokens).map(word).collect()
 }
 
 /// Token `n` of every answer: it says what this is, then counts, so that a lost token shows.

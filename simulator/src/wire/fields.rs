@@ -8,11 +8,11 @@ use serde_json::Value;
 
 /// The top-level members, in order.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<(String, Value)>);
+pub(crate) struct Fields(Vec<(String, Value)>);
 
 impl Fields {
     /// Reads a request's body; the error is Go's wording.
-    pub(super) fn read(body: &[u8]) -> Result<Fields, String> {
+    pub(crate) fn read(body: &[u8]) -> Result<Fields, String> {
         let mut from = serde_json::Deserializer::from_slice(body);
         Fields::deserialize(&mut from).map_err(|error| {
             if body.iter().all(u8::is_ascii_whitespace) {
@@ -30,13 +30,13 @@ impl Fields {
     }
 
     /// The value of a field, unless it is absent or null.
-    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Value> {
         let folds = |key: &str| key.eq_ignore_ascii_case(name);
         self.0.iter().rev().find(|(key, value)| folds(key) && !value.is_null()).map(|(_, value)| value)
     }
 
     /// A string field; another type is Go's error.
-    pub(super) fn string(&self, name: &str) -> Result<&str, String> {
+    pub(crate) fn string(&self, name: &str) -> Result<&str, String> {
         match self.get(name) {
             None => Ok(""),
             Some(Value::String(text)) => Ok(text),
@@ -45,7 +45,7 @@ impl Fields {
     }
 
     /// A boolean field.
-    pub(super) fn boolean(&self, name: &str) -> Result<Option<bool>, String> {
+    pub(crate) fn boolean(&self, name: &str) -> Result<Option<bool>, String> {
         match self.get(name) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),

@@ -13,9 +13,9 @@ use crate::engine::{Resident, Time};
 /// A keep-alive of forever is shown as Go's longest duration from now: some 292 years.
 const FOREVER: Duration = Duration::from_secs(i64::MAX as u64 / 1_000_000_000);
 
-/// `GET /api/tags`.
-pub(crate) fn tags(config: &Config, modified: SystemTime) -> Reply {
-    let models: Vec<_> = config.models.iter().map(|m| tag(config, m, modified)).collect();
+/// `GET /api/tags`; `stored` are those on the replica's disk.
+pub(crate) fn tags(config: &Config, stored: Vec<Value>, modified: SystemTime) -> Reply {
+    let models: Vec<_> = stored.into_iter().chain(config.models.iter().map(|m| tag(config, m, modified))).collect();
     Reply::native(200, &json!({ "models": models }))
 }
 

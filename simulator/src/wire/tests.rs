@@ -94,12 +94,12 @@ fn a_failure_in_mid_stream_looks_as_ollamas() {
 #[test]
 fn embeddings_have_length_one_and_keep_their_order() {
     let inputs = ["a".to_owned(), "b".to_owned()];
-    let embed = json(&printer(Api::Embed, "").vectors(&inputs, &timing()).body);
+    let embed = json(&printer(Api::Embed, "").vectors(&inputs, &timing(), None).body);
     let first: Vec<f64> = serde_json::from_value(embed["embeddings"][0].clone()).unwrap();
     assert!((first.iter().map(|v| v * v).sum::<f64>() - 1.0).abs() < 1e-5);
-    let alone = json(&printer(Api::Embed, "").vectors(&inputs[1..], &timing()).body);
+    let alone = json(&printer(Api::Embed, "").vectors(&inputs[1..], &timing(), None).body);
     assert_eq!(embed["embeddings"][1], alone["embeddings"][0]);
-    let openai = json(&printer(Api::OpenaiEmbeddings, "").vectors(&inputs, &timing()).body);
+    let openai = json(&printer(Api::OpenaiEmbeddings, "").vectors(&inputs, &timing(), None).body);
     assert_eq!((&openai["data"][1]["index"], &openai["usage"]["total_tokens"]), (&1.into(), &7.into()));
 }
 
@@ -138,7 +138,7 @@ fn listings_name_models_with_their_tags() {
     let base = Model::chat("m", 2_000_000);
     let mut config = Config::new(base.clone());
     config.models.push(base.with_adapter("acme/risk:v1"));
-    let tags = json(&tags(&config, SystemTime::now()).body);
+    let tags = json(&tags(&config, Vec::new(), SystemTime::now()).body);
     assert_eq!((&tags["models"][0]["name"], &tags["models"][0]["size"]), (&"m:latest".into(), &2_000_000.into()));
     assert_eq!(tags["models"][1]["details"]["families"].as_array().unwrap().len(), 2);
     let now = Duration::from_secs(9);

@@ -35,7 +35,15 @@ struct Adapter {
     gguf: String,
 }
 
-fn folder() -> PathBuf {
+/// The name of the embedding model.
+pub const EMBEDDING: &str = "tutti-embed";
+
+/// Its file.
+pub(crate) fn embedding() -> PathBuf {
+    folder().join("tutti-embed.gguf")
+}
+
+pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models")
 }
 

@@ -18,6 +18,10 @@ pub(crate) const VERSION: &str = "v0.11.4";
 /// How long a replica may take to listen: about a second on two idle cores.
 const START: Duration = Duration::from_secs(60);
 
+/// How often it is asked before its refusal is believed: 0.11.4 walks its manifests for nearly every call, and one in a hundred
+/// or so that meets the deletion of another name (a loader's staging names) is refused with words that say nothing of itself.
+const ASKED: u32 = 3;
+
 /// What it says, in its folder.
 const LOG: &str = "ollama.log";
 
@@ -51,13 +55,15 @@ pub struct OllamaOptions {
     pub env: Vec<(String, String)>,
     /// The port; 0 takes a free one.
     pub port: u16,
+    /// The one processor that it may use, by its number, where it may not use all (Linux's `taskset`).
+    pub processor: Option<usize>,
     /// Whether it has the rig's models: `tutti-story`, `risk-v1`, `risk-v2`, `tutti-embed`.
     pub models: bool,
 }
 
 impl Default for OllamaOptions {
     fn default() -> Self {
-        Self { env: Vec::new(), port: 0, models: true }
+        Self { env: Vec::new(), port: 0, processor: None, models: true }
     }
 }
 
@@ -71,6 +77,11 @@ pub struct Ollama {
 }
 
 impl Ollama {
+    /// Its version.
+    pub fn version() -> &'static str {
+        VERSION.trim_start_matches('v')
+    }
+
     /// Starts one and waits until it listens.
     ///
     /// # Errors
@@ -137,25 +148,55 @@ impl Ollama {
     /// Gets JSON from it, past any gateway.
     ///
     /// # Errors
-    /// It does not answer with JSON.
+    /// As [`Self::post`].
     pub fn get(&self, path: &str) -> Result<Value> {
-        let text = ureq::get(format!("{}{path}", self.url())).call()?.body_mut().read_to_string()?;
-        serde_json::from_str(&text).with_context(|| format!("GET {path}: {text}"))
+        ask(&format!("GET {path}"), || {
+            ureq::get(format!("{}{path}", self.url())).config().http_status_as_error(false).build().call()
+        })
+    }
+
+    /// Takes a name from it, past any gateway.
+    ///
+    /// # Errors
+    /// As [`Self::post`].
+    pub fn delete(&self, model: &str) -> Result<()> {
+        let body = serde_json::json!({ "model": model }).to_string();
+        let url = format!("{}/api/delete", self.url());
+        let delete = || ureq::delete(&url).force_send_body().config().http_status_as_error(false).build().send(&body);
+        ask(&format!("DELETE {model}"), delete).map(drop)
     }
 }
 
 pub(crate) fn post(url: &str, path: &str, body: &Value) -> Result<Value> {
-    let request = ureq::post(format!("{url}{path}")).config().http_status_as_error(false).build();
-    let mut answer = request.send(body.to_string())?;
-    let text = answer.body_mut().read_to_string()?;
-    ensure!(answer.status().is_success(), "POST {path}: {} {text}", answer.status());
-    Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    let (url, body) = (format!("{url}{path}"), body.to_string());
+    ask(&format!("POST {path}"), || ureq::post(&url).config().http_status_as_error(false).build().send(&body))
+}
+
+/// Asks until it answers with a success, or has refused [`ASKED`] times.
+fn ask(what: &str, send: impl Fn() -> Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Value> {
+    let mut refused = 0;
+    loop {
+        let mut answer = send()?;
+        let text = answer.body_mut().read_to_string()?;
+        if answer.status().is_success() {
+            return Ok(serde_json::from_str(&text).unwrap_or(Value::String(text)));
+        }
+        refused += 1;
+        ensure!(refused < ASKED, "{what}: {} {text}", answer.status());
+    }
 }
 
 fn launch(folder: &Path, options: &OllamaOptions) -> Result<(Supervised, u16)> {
     let path = folder.join(LOG);
     let log = File::create(&path)?;
-    let mut command = Command::new(binary()?);
+    let mut command = match options.processor {
+        Some(processor) => {
+            let mut command = Command::new("taskset");
+            command.args(["--cpu-list", &processor.to_string()]).arg(binary()?);
+            command
+        }
+        None => Command::new(binary()?),
+    };
     command.arg("serve").current_dir(folder);
     command.env("OLLAMA_HOST", format!("127.0.0.1:{}", options.port));
     command.env("OLLAMA_MODELS", folder.join("models")).env("HOME", folder);

@@ -1,6 +1,7 @@
 //! Answers of Ollama's API, read step by step.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use crate::dialect::answer::{Done, Piece, Reason, Step, Usage, count, said};
 use crate::dialect::openai::message_of;
@@ -67,5 +68,6 @@ fn usage(body: Node<'_>) -> Option<Usage> {
         input: input.unwrap_or(0),
         output: output.unwrap_or(0),
         cached: 0,
+        loading: Duration::from_nanos(count(body, "load_duration").unwrap_or(0)),
     })
 }

@@ -104,7 +104,12 @@ fn call(call: Node<'_>, place: usize, step: &mut impl FnMut(Step<'_>)) {
 fn usage(value: Node<'_>) -> Usage {
     let count = |name| count(value, name).unwrap_or(0);
     let cached = value.get("prompt_tokens_details").and_then(|details| self::count(details, "cached_tokens"));
-    Usage { input: count("prompt_tokens"), cached: cached.unwrap_or(0), output: count("completion_tokens") }
+    Usage {
+        input: count("prompt_tokens"),
+        cached: cached.unwrap_or(0),
+        output: count("completion_tokens"),
+        ..Usage::default()
+    }
 }
 
 /// What an `error` says: `{"message": "…"}`, or plain text.

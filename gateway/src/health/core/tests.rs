@@ -18,14 +18,14 @@ fn policy() -> Policy {
     Policy { failures: 3, ejection: SECOND, share: 0.5, slow_start: 10 * SECOND }
 }
 
-fn slot(model: usize, replica: ReplicaId) -> SlotId {
+fn slot(model: usize, replica: ReplicaId) -> SlotsId {
     10 * model as u64 + replica
 }
 
 struct World {
     core: Core,
     now: Instant,
-    forces: BTreeMap<SlotId, Force>,
+    forces: BTreeMap<SlotsId, Force>,
     ejected: HashSet<Subject>,
     recovering: HashSet<ReplicaId>,
     /// The last ejection of each.

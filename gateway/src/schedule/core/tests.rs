@@ -11,9 +11,9 @@ use super::*;
 struct World {
     core: Scheduler,
     now: Instant,
-    slots: BTreeMap<SlotId, View>,
+    slots: BTreeMap<RunnerId, View>,
     /// Who was dispatched where, or passed by the fast path.
-    running: Vec<(SlotId, Option<WaiterId>)>,
+    running: Vec<(RunnerId, Option<WaiterId>)>,
     /// Who waits for what, in order.
     waiting: BTreeMap<Rank, Wish>,
     departed: HashSet<WaiterId>,
@@ -22,17 +22,17 @@ struct World {
 }
 
 /// A target, and the slot of it that the waiter shall not have.
-type Wish = (TargetId, Option<SlotId>);
+type Wish = (TargetId, Option<RunnerId>);
 
 /// Two targets: one with the slots 0 and 1, the other with slot 2 alone.
-const TARGETS: [&[SlotId]; 2] = [&[0, 1], &[2]];
+const TARGETS: [&[RunnerId]; 2] = [&[0, 1], &[2]];
 const BOUND: usize = 8;
 const WAIT: Duration = Duration::from_secs(30);
 
 impl World {
     fn new(limit: u16) -> Self {
         let view = View { closed: false, suspect: false, kept: false, away: false, in_flight: 0, limit };
-        Self {
+        let mut world = Self {
             core: Scheduler::new(BOUND),
             now: Instant::now(),
             slots: (0..3).map(|id| (id, view)).collect(),
@@ -41,7 +41,15 @@ impl World {
             departed: HashSet::new(),
             ended: Vec::new(),
             next: 0,
-        }
+        };
+        world.table(&[0, 1]);
+        world
+    }
+
+    fn table(&mut self, live: &[TargetId]) {
+        let route = |id: TargetId| Route { group: id as u32, fixed: TARGETS[id as usize].into(), turning: [].into() };
+        let live = live.iter().map(|id| (*id, Arc::new(route(*id)))).collect();
+        self.on(Event::Table(Tables { live, ..Tables::default() }));
     }
 
     fn on(&mut self, event: Event) {
@@ -52,13 +60,13 @@ impl World {
             for action in actions {
                 match action {
                     Action::CloseGate(id) => {
-                        let view = self.slots.get_mut(&id).unwrap();
+                        let view = self.slots.get_mut(&id.runner).unwrap();
                         assert!(!view.closed, "closed twice");
                         view.closed = true;
-                        events.push_back(Event::Slot(id, *view));
+                        events.push_back(Event::Slot(id, *view, Served::default()));
                     }
-                    Action::OpenGate(id) => self.slots.get_mut(&id).unwrap().closed = false,
-                    Action::Dispatch(waiter, slot) => {
+                    Action::OpenGate(id) => self.slots.get_mut(&id.runner).unwrap().closed = false,
+                    Action::Dispatch(waiter, SlotId { runner: slot, .. }) => {
                         let rank = self.rank(waiter).expect("dispatched, and does not wait");
                         let wish = self.waiting.remove(&rank).expect("it waits");
                         assert!(!self.departed.contains(&waiter), "dispatched after it left");
@@ -71,12 +79,13 @@ impl World {
                         assert!(view.in_flight <= view.limit, "more than there are slots");
                         self.running.push((slot, Some(waiter)));
                     }
-                    Action::Reject(waiter, code) => {
+                    Action::Reject(waiter, code, _) => {
                         self.leave(waiter);
                         self.ended.push((waiter, code));
                     }
                     Action::Home(..) | Action::Load { .. } => panic!("no slot shares a runner"),
-                    Action::Reroute(waiter) => {
+                    Action::Ask(..) => panic!("no answer tells of a load"),
+                    Action::Reroute(waiter, _) => {
                         self.leave(waiter).expect("rerouted, and does not wait");
                     }
                 }
@@ -96,7 +105,7 @@ impl World {
     }
 
     /// The slots that would do now.
-    fn room(&self, wish: Wish) -> Vec<SlotId> {
+    fn room(&self, wish: Wish) -> Vec<RunnerId> {
         let mut slots = allowed(wish);
         let all_suspect = slots.iter().all(|id| self.slots[id].suspect);
         slots.retain(|id| self.slots[id].free() > 0 && (all_suspect || !self.slots[id].suspect));
@@ -104,11 +113,11 @@ impl World {
     }
 
     /// A request: by the fast path where it is open, else to the owner.
-    fn request(&mut self, target: TargetId, exclude: Option<SlotId>) {
+    fn request(&mut self, target: TargetId, exclude: Option<RunnerId>) {
         self.request_of(Priority::Normal, target, exclude);
     }
 
-    fn request_of(&mut self, class: Priority, target: TargetId, exclude: Option<SlotId>) {
+    fn request_of(&mut self, class: Priority, target: TargetId, exclude: Option<RunnerId>) {
         let slots = allowed((target, exclude));
         if let Some(id) = slots.iter().find(|id| !self.slots[id].closed && self.slots[id].free() > 0) {
             self.slots.get_mut(id).unwrap().in_flight += 1;
@@ -118,22 +127,22 @@ impl World {
     }
 
     fn rank(&self, waiter: WaiterId) -> Option<Rank> {
-        self.waiting.keys().find(|(_, other)| *other == waiter).copied()
+        self.waiting.keys().find(|(_, _, other)| *other == waiter).copied()
     }
 
     fn leave(&mut self, waiter: WaiterId) -> Option<Wish> {
         self.rank(waiter).and_then(|rank| self.waiting.remove(&rank))
     }
 
-    fn arrive(&mut self, target: TargetId, exclude: Option<SlotId>) {
+    fn arrive(&mut self, target: TargetId, exclude: Option<RunnerId>) {
         self.arrive_of(Priority::Normal, target, exclude);
     }
 
-    fn arrive_of(&mut self, class: Priority, target: TargetId, exclude: Option<SlotId>) {
-        let (waiter, until, slots) = (self.next, self.now + WAIT, TARGETS[target as usize].into());
+    fn arrive_of(&mut self, class: Priority, target: TargetId, exclude: Option<RunnerId>) {
+        let waiter = self.next;
         self.next += 1;
-        self.waiting.insert((class, waiter), (target, exclude));
-        self.on(Event::Arrive(Arrival { waiter, class, target, slots, until, exclude }));
+        self.waiting.insert((class, 0, waiter), (target, exclude));
+        self.on(Event::Arrive(arrival(waiter, class, target, exclude, self.now)));
     }
 
     fn give_back(&mut self, pick: usize) {
@@ -145,60 +154,89 @@ impl World {
         view.in_flight -= 1;
         if view.closed {
             let view = *view;
-            self.on(Event::Slot(slot, view));
+            self.on(Event::Slot(id(slot), view, Served::default()));
         }
     }
 
     fn depart(&mut self, pick: usize) {
         let Some(rank) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else { return };
         self.waiting.remove(&rank);
-        let (_, waiter) = rank;
+        let (_, _, waiter) = rank;
         self.departed.insert(waiter);
         self.on(Event::Depart(waiter));
     }
 
-    fn suspect(&mut self, slot: SlotId, suspect: bool) {
+    /// As an owner does after a table.
+    fn tell(&mut self) {
+        for (slot, view) in self.slots.clone() {
+            self.on(Event::Slot(id(slot), view, Served::default()));
+        }
+    }
+
+    fn suspect(&mut self, slot: RunnerId, suspect: bool) {
         self.change(slot, |view| view.suspect = suspect);
     }
 
-    fn change(&mut self, slot: SlotId, change: impl Fn(&mut View)) {
+    fn change(&mut self, slot: RunnerId, change: impl Fn(&mut View)) {
         let view = self.slots.get_mut(&slot).unwrap();
         change(view);
         let view = *view;
         if view.closed {
-            self.on(Event::Slot(slot, view));
+            self.on(Event::Slot(id(slot), view, Served::default()));
         }
     }
 }
 
+fn id(runner: RunnerId) -> SlotId {
+    SlotId { runner, group: u32::from(runner == 2) }
+}
+
+fn arrival(waiter: WaiterId, class: Priority, target: TargetId, exclude: Option<RunnerId>, now: Instant) -> Arrival {
+    let (tenant, cost, turn, deadline, session) = (0, 1, None, None, None);
+    Arrival {
+        waiter,
+        target,
+        class,
+        tenant,
+        cost,
+        turn,
+        since: now,
+        until: now + WAIT,
+        deadline,
+        exclude,
+        session,
+        awaits: false,
+    }
+}
+
 /// The slots that a waiter may ever have: all but the excluded one, unless there is no other.
-fn allowed((target, exclude): Wish) -> Vec<SlotId> {
+fn allowed((target, exclude): Wish) -> Vec<RunnerId> {
     let all = TARGETS[target as usize];
-    let others: Vec<SlotId> = all.iter().copied().filter(|id| Some(*id) != exclude).collect();
+    let others: Vec<RunnerId> = all.iter().copied().filter(|id| Some(*id) != exclude).collect();
     if others.is_empty() { all.to_vec() } else { others }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Request(Priority, TargetId, Option<SlotId>),
+    Request(Priority, TargetId, Option<RunnerId>),
     GiveBack(usize),
     Depart(usize),
-    Suspect(SlotId, bool),
-    Kept(SlotId, bool),
-    Limit(SlotId, u16),
+    Suspect(RunnerId, bool),
+    Kept(RunnerId, bool),
+    Limit(RunnerId, u16),
     Table(bool, bool),
     Pass(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (prop::sample::select(&Priority::ALL[..]), 0..2u64, prop::option::of(0..3u64))
+        6 => (prop::sample::select(&Priority::ALL[..]), 0..2u64, prop::option::of(0..3u32))
             .prop_map(|(class, target, exclude)| Step::Request(class, target, exclude)),
         4 => any::<usize>().prop_map(Step::GiveBack),
         2 => any::<usize>().prop_map(Step::Depart),
-        1 => (0..3u64, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
-        1 => (0..3u64, any::<bool>()).prop_map(|(slot, kept)| Step::Kept(slot, kept)),
-        1 => (0..3u64, 1..4u16).prop_map(|(slot, limit)| Step::Limit(slot, limit)),
+        1 => (0..3u32, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
+        1 => (0..3u32, any::<bool>()).prop_map(|(slot, kept)| Step::Kept(slot, kept)),
+        1 => (0..3u32, 1..4u16).prop_map(|(slot, limit)| Step::Limit(slot, limit)),
         1 => any::<(bool, bool)>().prop_map(|(first, second)| Step::Table(first, second)),
         1 => (0..40u64).prop_map(Step::Pass),
     ]
@@ -217,8 +255,9 @@ proptest! {
                 Step::Kept(slot, kept) => world.change(slot, |view| view.kept = kept),
                 Step::Limit(slot, limit) => world.change(slot, |view| view.limit = limit),
                 Step::Table(first, second) => {
-                    let live = [(0, first), (1, second)].into_iter().filter_map(|(id, live)| live.then_some(id)).collect();
-                    world.on(Event::Table(Tables { live, ..Tables::default() }));
+                    let live = [(0, first), (1, second)].into_iter().filter_map(|(id, live)| live.then_some(id));
+                    world.table(&live.collect::<Vec<_>>());
+                    world.tell();
                 }
                 Step::Pass(seconds) => {
                     world.now += Duration::from_secs(seconds);
@@ -253,23 +292,60 @@ fn a_full_queue_refuses_and_a_long_wait_ends() {
 }
 
 #[test]
+fn in_a_full_queue_a_higher_class_has_the_place_of_who_came_last_of_a_lower_one() {
+    let mut world = World::new(1);
+    world.request(1, None);
+    for number in 0..BOUND {
+        world.arrive_of(if number == 0 { Priority::Normal } else { Priority::Bulk }, 1, None);
+    }
+    world.arrive_of(Priority::Interactive, 1, None);
+    assert_eq!(world.ended, [(BOUND as u64 - 1, Code::QueueFull)], "the last of the lowest class");
+    world.arrive_of(Priority::Bulk, 1, None);
+    assert_eq!(world.ended[1..], [(BOUND as u64 + 1, Code::QueueFull)], "nobody is lower");
+    world.give_back(0);
+    assert_eq!(world.running, [(2, Some(BOUND as u64))]);
+}
+
+#[test]
+fn in_a_full_queue_who_has_most_waiting_gives_way_to_others_until_they_have_as_much() {
+    let mut world = World::new(1);
+    (0..=BOUND).for_each(|_| world.request(1, None));
+    for waiter in BOUND as u64..(BOUND + BOUND / 2 + 1) as u64 {
+        world.waiting.insert((Priority::Normal, 0, waiter), (1, None));
+        let arrival = arrival(waiter, Priority::Normal, 1, None, world.now);
+        world.on(Event::Arrive(Arrival { tenant: 7, ..arrival }));
+    }
+    let gave_way = (BOUND / 2..BOUND).rev().chain([BOUND + BOUND / 2]);
+    assert_eq!(world.ended, gave_way.map(|waiter| (waiter as u64, Code::QueueFull)).collect::<Vec<_>>());
+}
+
+#[test]
+fn who_is_refused_himself_takes_nobodys_place() {
+    let mut world = World::new(1);
+    world.request(1, None);
+    for _ in 0..BOUND {
+        world.arrive_of(Priority::Bulk, 1, None);
+    }
+    // What requests take is known: three of them took ten seconds each.
+    let (view, served) = (world.slots[&2], Served { count: 3, awaited: 3, time: Duration::from_secs(30) });
+    world.on(Event::Slot(id(2), view, served));
+    let (waiter, now) = (world.next, world.now);
+    world.waiting.insert((Priority::Interactive, 0, waiter), (1, None));
+    let late = arrival(waiter, Priority::Interactive, 1, None, now);
+    world.on(Event::Arrive(Arrival { deadline: Some(now + Duration::from_secs(15)), ..late }));
+    assert_eq!(world.ended, [(waiter, Code::TooLate)]);
+    assert_eq!(world.core.len(), BOUND, "all of the others go on waiting");
+}
+
+#[test]
 fn who_chose_by_the_last_table_and_arrives_after_the_next_chooses_again() {
     let (mut core, now, mut actions) = (Scheduler::new(1), Instant::now(), Vec::new());
-    let arrival = |waiter, target| {
-        Event::Arrive(Arrival {
-            waiter,
-            class: Priority::Normal,
-            target,
-            slots: [0].into(),
-            until: now + WAIT,
-            exclude: None,
-        })
-    };
-    core.on(Event::Table(Tables { live: [7].into(), ..Tables::default() }), now, &mut actions);
-    core.on(arrival(1, 6), now, &mut actions);
-    assert_eq!(actions, [Action::Reroute(1)]);
-    core.on(arrival(1, 7), now, &mut actions);
-    assert_eq!(actions[1..], [Action::CloseGate(0)]);
+    let route = Arc::new(Route { group: 0, fixed: [0].into(), turning: [].into() });
+    core.on(Event::Table(Tables { live: [(7, route)].into(), ..Tables::default() }), now, &mut actions);
+    core.on(Event::Arrive(arrival(1, Priority::Normal, 6, None, now)), now, &mut actions);
+    assert_eq!(actions, [Action::Reroute(1, None)]);
+    core.on(Event::Arrive(arrival(1, Priority::Normal, 7, None, now)), now, &mut actions);
+    assert_eq!(actions[1..], [Action::CloseGate(id(0))]);
 }
 
 #[test]
@@ -348,4 +424,54 @@ fn the_highest_class_goes_first_and_in_it_who_came_first() {
         order.extend(world.running.last().and_then(|(_, waiter)| *waiter));
     }
     assert_eq!(order, [2, 4, 1, 3, 0]);
+}
+
+/// Where somebody goes who waits with this in common with others, the four slots being in use so often.
+fn goes(core: &mut Scheduler, waiter: WaiterId, session: u64, in_flight: [u16; 4]) -> RunnerId {
+    let now = Instant::now();
+    let arrival = Arrival { session: Some(session), ..arrival(waiter, Priority::Normal, 0, None, now) };
+    let (mut actions, mut to) = (Vec::new(), None);
+    core.on(Event::Arrive(arrival), now, &mut actions);
+    let closed: Vec<SlotId> = actions
+        .drain(..)
+        .filter_map(|action| if let Action::CloseGate(slot) = action { Some(slot) } else { None })
+        .collect();
+    for slot in closed {
+        let in_flight = in_flight[slot.runner as usize];
+        let view = View { closed: true, suspect: false, kept: false, away: false, in_flight, limit: 4 };
+        core.on(Event::Slot(slot, view, Served::default()), now, &mut actions);
+    }
+    for action in actions {
+        if let Action::Dispatch(_, slot) = action {
+            assert!(to.replace(slot.runner).is_none(), "twice");
+        }
+    }
+    to.expect("there is room")
+}
+
+#[test]
+fn of_equal_slots_who_has_something_in_common_gets_the_same() {
+    let mut core = Scheduler::new(BOUND);
+    let route = Arc::new(Route { group: 0, fixed: [0, 1, 2, 3].into(), turning: [].into() });
+    let tables = Tables { live: HashMap::from([(0, route)]), ..Tables::default() };
+    core.on(Event::Table(tables), Instant::now(), &mut Vec::new());
+    let mut used = BTreeSet::new();
+    let mut next = 0;
+    let mut goes = |session, in_flight| {
+        next += 1;
+        goes(&mut core, next, session, in_flight)
+    };
+    for session in 0..16 {
+        let first = goes(session, [0; 4]);
+        used.insert(first);
+        for _ in 0..5 {
+            assert_eq!(goes(session, [1; 4]), first, "whoever came between");
+        }
+        let mut busy = [0; 4];
+        busy[first as usize] = 1;
+        let other = goes(session, busy);
+        assert_ne!(other, first, "it breaks ties, and nothing else");
+        assert_eq!(goes(session, busy), other, "of those that are left the same again");
+    }
+    assert_eq!(used.len(), 4, "sessions are spread");
 }

@@ -1,341 +1,420 @@
-//! How the groups that share a runner take turns.
+//! Which runner has which group's weights: groups that want one, runners that could go, and how the two meet.
 
 use std::time::{Duration, Instant};
 
 use tutti_api::Priority;
 
-use super::runner::{Next, Runner};
-use super::{Action, Code, Line, LineId, RunnerId, Scheduler, SlotId, WaiterId};
+use super::family::{Among, Family, Group, Heat, Want};
+use super::lines::{Line, Urgency};
+use super::told::Why;
+use super::{Action, Code, Dirty, FamilyId, GroupId, LineId, Route, RunnerId, Scheduler, SlotId, WaiterId};
 
-/// How often in a row a group's load may fail before those who wait for it are refused.
-const LOADS: u32 = 2;
-
-/// How long a replica is left alone before a load that failed is tried again: it may be about to start.
-const REST: Duration = Duration::from_millis(250);
+/// A group has another runner loaded for it where those that serve it would take as many loads longer for all who wait.
+const WORTH: u32 = 2;
+/// The share of its runners' time that a group may use before one less would be too few.
+const FULL: f64 = 1.0;
+/// As many times as a load must be asked for in the time that a load takes, a group is used without pause. Both as simulated
+/// (docs/decisions/turns-on-several-replicas.md).
+const HOT: f64 = 1.5;
+/// So many runners are looked at for one that a group can go to.
+const CHOICE: usize = 16;
 
 impl Scheduler {
-    /// Whether requests may be dispatched to these slots now: no other group has their runner.
-    pub(super) fn serves(&self, slot: SlotId) -> bool {
-        let runner = self.shares.get(&slot).and_then(|runner| self.runners.get(runner));
-        runner.is_none_or(|runner| runner.serves(slot))
+    /// Whether it is the weights alone that are missing: nobody waits for a runner.
+    pub(super) fn is_uncontested(&self, route: &Route) -> bool {
+        let has_runner = |group: &Group| !group.serving.is_empty() || !group.loading.is_empty();
+        let family = self.family_of(route).and_then(|id| self.families.get(&id));
+        let is_free = family.is_some_and(|family| family.wanting.is_empty());
+        is_free && route.fixed.is_empty() && !self.groups.get(&route.group).is_some_and(has_runner)
     }
 
-    /// Whether it is the weights alone that are missing: nobody waits for the runner of these slots.
-    pub(super) fn is_uncontested(&self, slot: SlotId) -> bool {
-        let runner = self.shares.get(&slot).and_then(|runner| self.runners.get(runner));
-        let is_away = |runner: &Runner| runner.loaded != Some(slot) && runner.loading.is_none();
-        runner.is_some_and(|runner| is_away(runner) && runner.lines.is_empty())
+    pub(super) fn family_of(&self, route: &Route) -> Option<FamilyId> {
+        route.turning.iter().find_map(|runner| self.runners.get(runner)).map(|runner| runner.family)
     }
 
-    /// Takes note of which slots share runners now. What was alone with its runner has it still.
-    pub(super) fn share(&mut self, shared: Vec<(RunnerId, Vec<SlotId>)>, now: Instant, actions: &mut Vec<Action>) {
-        let mut former = std::mem::take(&mut self.runners);
-        let before = std::mem::take(&mut self.shares);
-        for (id, slots) in shared {
-            let mut runner = former.remove(&id).unwrap_or_else(|| Runner::new(Vec::new(), None));
-            for slot in &slots {
-                self.shares.insert(*slot, id);
-                if before.get(slot) != Some(&id) {
-                    actions.push(Action::Home(*slot, false));
-                }
+    /// Finds out whether a group wants a runner, and looks for one.
+    pub(super) fn seek(&mut self, id: GroupId, now: Instant, actions: &mut Vec<Action>) {
+        self.weigh(id, now);
+        while let Some(want) = self.want(id, now, actions) {
+            if !self.is_of_use(id, want.family, now, actions) {
+                continue; // nobody waits for it any more
             }
-            runner.slots = slots;
-            let is_there = |slot: &SlotId| runner.slots.contains(slot);
-            runner.loaded = runner.loaded.filter(is_there);
-            runner.loading = runner.loading.filter(is_there);
-            self.runners.insert(id, runner);
-        }
-        let left: Vec<SlotId> = before.into_keys().filter(|slot| !self.shares.contains_key(slot)).collect();
-        actions.extend(left.iter().map(|slot| Action::Home(*slot, true)));
-        self.alarms.retain(|(_, id)| self.runners.contains_key(id));
-        self.hold_anew(actions);
-        let ids: Vec<RunnerId> = self.runners.keys().copied().collect();
-        for id in ids {
-            self.take_turns(id, now, actions);
-        }
-        for slot in left {
-            self.serve(slot, now, actions);
-        }
-    }
-
-    /// Finds out anew who waits for which runner, and which gates are closed for that.
-    fn hold_anew(&mut self, actions: &mut Vec<Action>) {
-        let held: Vec<SlotId> = self.slots.iter().filter(|(_, known)| known.held).map(|(slot, _)| *slot).collect();
-        for slot in &held {
-            if let Some(known) = self.slots.get_mut(slot) {
-                known.held = false;
-            }
-        }
-        let mut loaded = Vec::new();
-        for runner in self.runners.values_mut() {
-            let waiting = runner.slots.iter().filter_map(|slot| Some((slot, &self.slots.get(slot)?.lines)));
-            runner.lines = waiting.flat_map(|(slot, lines)| lines.iter().map(|line| (*line, *slot))).collect();
-            if runner.lines.is_empty() {
-                (runner.since, runner.stopping) = (None, false);
-            } else {
-                loaded.extend(runner.loaded.map(|slot| (slot, held.contains(&slot))));
-            }
-        }
-        for (slot, was_held) in loaded {
-            if was_held {
-                self.slots.entry(slot).or_default().held = true;
-            } else {
-                self.hold(slot, actions);
-            }
-        }
-        for slot in held {
-            self.open(slot, actions);
-        }
-    }
-
-    /// A line begins to wait for these slots: their runner's own group must not be used past it.
-    pub(super) fn concern(&mut self, slot: SlotId, line: LineId, actions: &mut Vec<Action>) {
-        let Some(runner) = self.shares.get(&slot).and_then(|runner| self.runners.get_mut(runner)) else { return };
-        runner.lines.push((line, slot));
-        if let Some(loaded) = runner.loaded {
-            self.hold(loaded, actions);
-        }
-    }
-
-    /// It does not wait for them any more.
-    pub(super) fn unconcern(&mut self, slot: SlotId, line: LineId, actions: &mut Vec<Action>) {
-        let Some(runner) = self.shares.get(&slot).and_then(|runner| self.runners.get_mut(runner)) else { return };
-        runner.lines.retain(|(other, _)| *other != line);
-        if runner.lines.is_empty() {
-            (runner.since, runner.stopping) = (None, false);
-            if let Some(loaded) = runner.loaded {
-                self.release(loaded, actions);
-            }
-        }
-    }
-
-    fn hold(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
-        self.close(slot, actions);
-        if let Some(known) = self.slots.get_mut(&slot) {
-            known.held = true;
-        }
-    }
-
-    fn release(&mut self, slot: SlotId, actions: &mut Vec<Action>) {
-        if let Some(known) = self.slots.get_mut(&slot) {
-            known.held = false;
-        }
-        self.open(slot, actions);
-    }
-
-    /// Serves the group that a runner has, and goes to the next where it is time.
-    pub(super) fn take_turns(&mut self, id: RunnerId, now: Instant, actions: &mut Vec<Action>) {
-        let is_free = |runner: &&Runner| runner.loading.is_none() && runner.rests.is_none_or(|until| until <= now);
-        let Some(runner) = self.runners.get(&id).filter(is_free) else { return };
-        let (loaded, next) = (runner.loaded, self.next(runner, now));
-        let batching = self.batching;
-        let Some(runner) = self.runners.get_mut(&id) else { return };
-        runner.since = next.and(runner.since.or(Some(now)));
-        let until = next.as_ref().and_then(|next| runner.gives_way(next, batching));
-        runner.stopping = until.is_some_and(|until| until <= now);
-        let alarm = until.filter(|until| *until > now);
-        self.alarm(id, alarm);
-        if let Some(loaded) = loaded {
-            self.serve(loaded, now, actions);
-        }
-        // Serving may have emptied a line; and this group may have got what it waited for on another runner.
-        let Some(runner) = self.runners.get(&id) else { return };
-        let Some(next) = self.next(runner, now) else { return };
-        if runner.stopping || self.is_dry(runner) {
-            self.load(id, &next, now, actions);
-        }
-    }
-
-    /// Has a runner load the next group, if nothing runs there any more.
-    fn load(&mut self, id: RunnerId, next: &Next, now: Instant, actions: &mut Vec<Action>) {
-        let Some(runner) = self.runners.get(&id) else { return };
-        let loaded = runner.loaded;
-        let is_idle = |slot| self.slots.get(&slot).and_then(|slot| slot.view).is_some_and(|view| view.in_flight == 0);
-        if !loaded.is_none_or(is_idle) {
-            return; // what comes back is told
-        }
-        if let Some(runner) = self.runners.get_mut(&id) {
-            runner.begins(next, now);
-        }
-        self.alarm(id, None);
-        if let Some(loaded) = loaded {
-            actions.push(Action::Home(loaded, false));
-            self.release(loaded, actions);
-        }
-        let plainly = self.runners.get(&id).is_some_and(|runner| runner.failures.contains_key(&next.slot));
-        actions.push(Action::Load { slot: next.slot, waiter: next.first, plainly });
-    }
-
-    /// A load has ended.
-    pub(super) fn loaded(
-        &mut self,
-        slot: SlotId,
-        ended: Result<Duration, Code>,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let found = self.runners.iter().find(|(_, runner)| runner.loading == Some(slot)).map(|(id, _)| *id);
-        let Some((id, runner)) = found.and_then(|id| Some((id, self.runners.get_mut(&id)?))) else { return };
-        runner.ended(slot, ended.ok(), now);
-        match ended {
-            Ok(_) => {
-                runner.failures.remove(&slot);
-                actions.push(Action::Home(slot, true));
-                if !runner.lines.is_empty() {
-                    self.hold(slot, actions);
-                }
-            }
-            Err(code) => {
-                let failures = runner.failures.entry(slot).or_default();
-                *failures += 1;
-                if *failures >= LOADS {
-                    runner.failures.remove(&slot);
-                    self.refuse(slot, code, actions);
-                } else {
-                    runner.rests = Some(now + REST);
-                    self.alarm(id, Some(now + REST));
-                    return;
-                }
-            }
-        }
-        self.take_turns(id, now, actions);
-    }
-
-    /// A group cannot be loaded: refuses those who could only have had it here.
-    fn refuse(&mut self, slot: SlotId, code: Code, actions: &mut Vec<Action>) {
-        let lines = self.slots.get(&slot).map(|slot| slot.lines.clone()).unwrap_or_default();
-        let only = lines.iter().filter_map(|id| self.lines.get(id)).filter(|line| *line.slots == [slot]);
-        let waiters: Vec<WaiterId> = only.flat_map(|line| line.waiters.iter().map(|(_, waiter)| *waiter)).collect();
-        for waiter in waiters {
-            self.leave(waiter, actions);
-            actions.push(Action::Reject(waiter, code));
-        }
-    }
-
-    /// Whether the weights that a waiter waits for are being loaded, and that may go on for longer than he may wait else.
-    pub(super) fn is_loading_for(&self, waiter: WaiterId, now: Instant) -> bool {
-        let Some(waiting) = self.waiting.get(&waiter) else { return false };
-        let is_loading = |slot: &SlotId| {
-            let runner = self.shares.get(slot).and_then(|id| self.runners.get(id));
-            runner.is_some_and(|runner| runner.loading == Some(*slot))
-        };
-        let line = self.lines.get(&waiting.line);
-        waiting.since + self.batching.cold_wait > now && line.is_some_and(|line| line.slots.iter().any(is_loading))
-    }
-
-    /// A replica says whose weights a runner has. What it said before the last load is old.
-    pub(super) fn resident(
-        &mut self,
-        id: RunnerId,
-        slots: &[SlotId],
-        asked: Instant,
-        now: Instant,
-        actions: &mut Vec<Action>,
-    ) {
-        let is_news = |runner: &&mut Runner| runner.loading.is_none() && runner.changed.is_none_or(|at| at < asked);
-        let Some(runner) = self.runners.get_mut(&id).filter(is_news) else { return };
-        let before = runner.loaded;
-        // Two names may stand for the same weights.
-        if before.is_some_and(|loaded| slots.contains(&loaded)) {
-            return;
-        }
-        let slot = slots.iter().copied().find(|slot| runner.slots.contains(slot));
-        if before == slot {
-            return;
-        }
-        (runner.loaded, runner.stopping, runner.visit, runner.since) = (slot, false, None, None);
-        let waits = !runner.lines.is_empty();
-        if let Some(before) = before {
-            actions.push(Action::Home(before, false));
-            self.release(before, actions);
-        }
-        if let Some(slot) = slot {
-            actions.push(Action::Home(slot, true));
-            if waits {
-                self.hold(slot, actions);
-            }
-        }
-        self.take_turns(id, now, actions);
-    }
-
-    /// Looks whether one of the runners that a line may have should go to it.
-    pub(super) fn spread(&mut self, slots: &[SlotId], now: Instant, actions: &mut Vec<Action>) {
-        let runners: Vec<RunnerId> = slots.iter().filter_map(|slot| self.shares.get(slot)).copied().collect();
-        for id in runners {
-            self.take_turns(id, now, actions);
-        }
-    }
-
-    fn alarm(&mut self, id: RunnerId, at: Option<Instant>) {
-        let Some(runner) = self.runners.get_mut(&id).filter(|runner| runner.alarm != at) else { return };
-        if let Some(before) = std::mem::replace(&mut runner.alarm, at) {
-            self.alarms.remove(&(before, id));
-        }
-        self.alarms.extend(at.map(|at| (at, id)));
-    }
-
-    /// Whether nobody waits for the group that a runner has.
-    fn is_dry(&self, runner: &Runner) -> bool {
-        let lines = runner.loaded.and_then(|loaded| self.slots.get(&loaded)).map(|slot| &slot.lines);
-        lines.is_none_or(|lines| lines.is_empty())
-    }
-
-    /// Whether nothing keeps a runner from going to another group at once.
-    fn is_idle(&self, runner: &Runner) -> bool {
-        let view = runner.loaded.map(|loaded| self.slots.get(&loaded).and_then(|slot| slot.view));
-        let is_empty = view.is_none_or(|view| view.is_some_and(|view| view.in_flight == 0));
-        runner.loading.is_none() && is_empty && self.is_dry(runner)
-    }
-
-    /// Whether those who wait in a line would have this runner go to their group: none has it, and none is better to be
-    /// had; or those that have it would take longer than two loads for all who wait.
-    fn is_wanted(&self, line: &Line, runner: &Runner) -> bool {
-        let mut having = 0;
-        for slot in line.slots.iter() {
-            let Some(other) = self.shares.get(slot).and_then(|id| self.runners.get(id)) else {
-                having += 1;
-                continue;
+            let Some(runner) = self.ready_for(id, want, now) else {
+                self.alarm_late(id, want, now);
+                self.make_way(id, want, now, actions);
+                return self.watch_next(want.family, now, actions);
             };
-            if other.loading == Some(*slot) || other.serves(*slot) {
-                having += 1;
-            } else if other.preference() < runner.preference() && self.is_idle(other) {
-                return false;
+            self.begin(runner, id, want, now, actions);
+        }
+    }
+
+    /// Whether a load would come in time for those who wait; else they are refused, for it would only take others' time.
+    fn is_of_use(&mut self, id: GroupId, family: FamilyId, now: Instant, actions: &mut Vec<Action>) -> bool {
+        let load = self.load(family);
+        let Some(group) = self.groups.get(&id) else { return true };
+        let lines = group.lines.clone();
+        let has_fixed = |line: &LineId| self.lines.get(line).is_some_and(|line| !line.route.fixed.is_empty());
+        if !group.serving.is_empty() || !group.loading.is_empty() || lines.iter().any(has_fixed) {
+            return true;
+        }
+        let lines = || lines.iter().filter_map(|line| self.lines.get(line));
+        let is_in_time = |waiter: &WaiterId| {
+            self.waiting.get(waiter).is_none_or(|waiting| waiting.last.is_none_or(|last| last >= now + load))
+        };
+        if lines().filter_map(Line::newest).any(|waiter| is_in_time(&waiter)) {
+            return true;
+        }
+        if lines().flat_map(Line::waiters).any(|rank| is_in_time(&rank.2)) {
+            return true;
+        }
+        let late: Vec<WaiterId> = lines().flat_map(Line::waiters).map(|rank| rank.2).collect();
+        for waiter in late {
+            self.give_up(waiter, actions);
+            self.told.refused(id, load, now);
+            actions.push(Action::Reject(waiter, Code::TooLate, Some(load)));
+        }
+        false
+    }
+
+    /// How many runners a group keeps to itself: those that it uses without pause.
+    fn weigh(&mut self, id: GroupId, now: Instant) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let Some(family) = self.family_by_runner(group).or(group.hot.0) else { return };
+        let load = self.load(family);
+        let rate = group.rate(Urgency::Awaited, now);
+        let is_hot = rate * load.as_secs_f64() > HOT;
+        let busy = rate * self.service(group, load).as_secs_f64() / f64::from(group.limit.max(1)) / FULL;
+        let most = group.serving.len() + group.loading.len();
+        let hot = if is_hot { (busy.ceil() as usize).clamp(1, most.max(1)).min(most) } else { 0 };
+        let (of, before) = std::mem::replace(&mut self.groups.entry(id).or_default().hot, (Some(family), hot));
+        if let Some(of) = of.and_then(|of| self.families.get_mut(&of)) {
+            of.hot = of.hot.saturating_sub(before);
+        }
+        if let Some(family) = self.families.get_mut(&family) {
+            family.hot += hot;
+        }
+    }
+
+    fn family_by_runner(&self, group: &Group) -> Option<FamilyId> {
+        let runner = group.serving.first().or(group.loading.first())?;
+        self.runners.get(runner).map(|runner| runner.family)
+    }
+
+    fn service(&self, group: &Group, load: Duration) -> Duration {
+        group.service().unwrap_or(load / 4)
+    }
+
+    /// Notes whether a group wants a runner. The last that wanted one lets go of those that are watched.
+    fn want(&mut self, id: GroupId, now: Instant, actions: &mut Vec<Action>) -> Option<Want> {
+        let new = self.wants(id, now);
+        let before = std::mem::replace(&mut self.groups.get_mut(&id)?.wants, new);
+        if before != new {
+            if let Some(family) = before.and_then(|want| self.families.get_mut(&want.family)) {
+                let want = before?;
+                family.wanting.remove(&(want.first, id));
+                family.ages.remove(&(want.urgency(), want.oldest, id));
+                family.awaited -= usize::from(want.urgency() == Urgency::Awaited);
+            }
+            if let Some((want, family)) = new.and_then(|want| Some((want, self.families.get_mut(&want.family)?))) {
+                family.wanting.insert((want.first, id));
+                family.ages.insert((want.urgency(), want.oldest, id));
+                family.awaited += usize::from(want.urgency() == Urgency::Awaited);
+            }
+            let family = before.or(new)?.family;
+            if self.families.get(&family).is_some_and(|family| family.wanting.is_empty()) {
+                self.release(family, actions);
             }
         }
-        let limit = |slot: &SlotId| self.slots.get(slot).and_then(|slot| slot.view).map_or(1, |view| view.limit.max(1));
-        let at_once = having * u32::from(line.slots.first().map_or(1, limit));
-        let waiting = u32::try_from(line.waiters.len()).unwrap_or(u32::MAX);
-        having == 0 || runner.service() * waiting > 2 * runner.load() * at_once
+        new
     }
 
-    /// Whether a line has slots that are not suspect; else a suspect one is better than to wait.
-    fn has_better(&self, line: &Line) -> bool {
-        let view = |slot: &SlotId| self.slots.get(slot)?.view;
-        line.slots.iter().filter_map(view).any(|view| !view.suspect && view.limit > 0)
+    fn wants(&self, id: GroupId, now: Instant) -> Option<Want> {
+        let group = self.groups.get(&id)?;
+        let lines = || group.lines.iter().filter_map(|line| self.lines.get(line));
+        let id_of = lines().find_map(|line| self.family_of(&line.route))?;
+        let family = self.families.get(&id_of)?;
+        // What is waited for in earnest has enough runners where bulk alone makes the line long.
+        let short = |urgency| lines().any(|line| self.is_short((id, group), line, urgency, family, now));
+        let urgency = Urgency::ALL.into_iter().find(|urgency| short(*urgency))?;
+        let first = lines().filter_map(|line| line.first_of(urgency)).min()?;
+        let oldest = lines().filter_map(|line| line.oldest_of(urgency)).min()?;
+        Some(Want { family: id_of, first, oldest })
     }
 
-    /// Since when the oldest in a line waits.
-    fn oldest(&self, line: &Line) -> Option<Instant> {
-        let first = |class| line.waiters.range((class, 0)..=(class, WaiterId::MAX)).next();
-        let firsts = Priority::ALL.into_iter().filter_map(first);
-        firsts.filter_map(|(_, waiter)| self.waiting.get(waiter)).map(|waiting| waiting.since).min()
-    }
-
-    /// The group that a runner would go to.
-    fn next(&self, runner: &Runner, now: Instant) -> Option<Next> {
-        let max_wait = self.batching.max_wait(runner.load());
-        let waits = |(id, slot): &(LineId, SlotId)| {
-            let line = self.lines.get(id)?;
-            let view = self.slots.get(slot)?.view?;
-            if runner.loaded == Some(*slot) || view.limit == 0 || (view.suspect && self.has_better(line)) {
-                return None;
-            }
-            let (class, first) = *line.waiters.first()?;
-            let oldest = self.oldest(line)?;
-            Some((Next { slot: *slot, first, class, oldest, late: oldest + max_wait <= now }, line))
+    /// Whether those of a line who are as urgent have no runner that serves them or is about to, or too few.
+    fn is_short(
+        &self,
+        (id, group): (GroupId, &Group),
+        line: &Line,
+        urgency: Urgency,
+        family: &Family,
+        now: Instant,
+    ) -> bool {
+        if line.first_of(urgency).is_none() {
+            return false;
+        }
+        let sound = |runner: &&RunnerId| {
+            line.allows(**runner) && !self.troubled.contains(&SlotId { runner: **runner, group: id })
         };
-        let mut all: Vec<(Next, &Line)> = runner.lines.iter().filter_map(waits).collect();
-        all.sort_by_key(|(next, _)| next.rank());
-        all.into_iter().find(|(_, line)| self.is_wanted(line, runner)).map(|(next, _)| next)
+        let hangs = |runner: &RunnerId| {
+            let loading = self.runners.get(runner).and_then(|runner| runner.loading);
+            loading.is_none_or(|(_, begun)| family.hangs_at(begun) <= now)
+        };
+        let fixed = line.route.fixed.iter().filter(sound).count();
+        let serving = fixed + group.serving.iter().filter(sound).count();
+        let having = serving + group.loading.iter().filter(sound).filter(|runner| !hangs(runner)).count();
+        if having == 0 {
+            let any = group.serving.iter().chain(&line.route.fixed).any(|runner| line.allows(*runner));
+            let begun = group.loading.iter().any(|runner| line.allows(*runner) && !hangs(runner));
+            return !((any || begun) && self.is_all_troubled(line));
+        }
+        let waiting = u32::try_from(line.len_of(urgency)).unwrap_or(u32::MAX);
+        let at_once = u32::try_from(having).unwrap_or(u32::MAX) * u32::from(group.limit.max(1));
+        self.service(group, family.load()).saturating_mul(waiting) > WORTH * family.load() * at_once
+    }
+
+    /// Whether a runner may load a group for somebody who waits for it.
+    fn can(&self, id: RunnerId, group: GroupId, now: Instant) -> bool {
+        let Some(runner) = self.runners.get(&id).filter(|runner| runner.loading.is_none()) else { return false };
+        if runner.loaded == Some(group) || runner.bars(group, now) {
+            return false;
+        }
+        let lines = self.groups.get(&group).map(|group| &group.lines);
+        let mut lines = lines.into_iter().flatten().filter_map(|line| self.lines.get(line));
+        let is_sound = !self.troubled.contains(&SlotId { runner: id, group });
+        lines.any(|line| line.allows(id) && (is_sound || self.is_all_troubled(line)))
+    }
+
+    /// What a load takes of a family's runners.
+    pub(super) fn load(&self, family: FamilyId) -> Duration {
+        self.families.get(&family).map(Family::load).unwrap_or_default()
+    }
+
+    fn max_wait(&self, family: FamilyId) -> Duration {
+        self.batching.max_wait(self.load(family))
+    }
+
+    /// When a group is late.
+    fn late_at(&self, want: Want) -> Option<Instant> {
+        Some(self.waiting.get(&want.oldest)?.since + self.max_wait(want.family))
+    }
+
+    pub(super) fn is_late(&self, want: Want, now: Instant) -> bool {
+        self.late_at(want).is_some_and(|at| at <= now)
+    }
+
+    fn alarm_late(&mut self, id: GroupId, want: Want, now: Instant) {
+        let Some(at) = self.late_at(want).filter(|at| *at > now) else { return };
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.alarm != Some(at)) else { return };
+        if let Some(before) = group.alarm.replace(at) {
+            self.alarms.remove(&(before, Dirty::Group(id)));
+        }
+        self.alarms.insert((at, Dirty::Group(id)));
+    }
+
+    /// Whether no runner serves a group or is about to. One that has some takes none from others that serve theirs.
+    fn has_nothing(&self, id: GroupId) -> bool {
+        self.groups.get(&id).is_some_and(|group| group.serving.is_empty() && group.loading.is_empty())
+    }
+
+    /// Whether a group may have a runner that another uses without pause: it is late, or would be before its turn came.
+    fn has_rights(&self, id: GroupId, want: Want, now: Instant) -> bool {
+        let Some(family) = self.families.get(&want.family).filter(|_| self.has_nothing(id)) else { return false };
+        let until = || family.until_turn(family.before(want.urgency()).saturating_sub(1));
+        self.is_late(want, now) || until().is_none_or(|until| until > self.max_wait(want.family))
+    }
+
+    /// Whether a group may have a runner that has another's weights, as far as that one uses it. What is awaited without
+    /// pause, or waits, goes on before bulk.
+    fn may_have(&self, id: RunnerId, group: GroupId, want: Want, now: Instant) -> bool {
+        let awaits = |line: &LineId| self.lines.get(line).is_some_and(|line| line.first_of(Urgency::Awaited).is_some());
+        let is_awaited = || {
+            let loaded = self.runners.get(&id).and_then(|runner| runner.loaded);
+            let slot = loaded.and_then(|group| self.slots.get(&SlotId { runner: id, group }));
+            slot.is_some_and(|slot| slot.lines.iter().any(awaits)) || self.is_kept(id, Urgency::Awaited, now)
+        };
+        match want.urgency() {
+            Urgency::Bulk if is_awaited() => false,
+            urgency => !self.is_kept(id, urgency, now) || self.has_rights(group, want, now),
+        }
+    }
+
+    /// Whether the group that a runner has will ask for it again sooner than it could be brought back, or could not do with
+    /// one runner less: to wait for it costs less than to go. Bulk keeps it from bulk alone.
+    fn is_kept(&self, id: RunnerId, against: Urgency, now: Instant) -> bool {
+        let Some(runner) = self.runners.get(&id) else { return false };
+        let Some(group) = runner.loaded.and_then(|group| self.groups.get(&group)) else {
+            return false;
+        };
+        let load = self.load(runner.family);
+        let rate = group.rate(against, now);
+        match group.serving.len() {
+            0 | 1 => rate * load.as_secs_f64() > HOT,
+            more => {
+                let others = (more - 1) as f64 * f64::from(group.limit.max(1));
+                rate * self.service(group, load).as_secs_f64() > FULL * others
+            }
+        }
+    }
+
+    /// A runner that could go to a group at once. Of those that have nothing the one that is meant for it, so that a group
+    /// comes back to where its file was read, and groups are spread; else the coldest.
+    fn ready_for(&self, group: GroupId, want: Want, now: Instant) -> Option<RunnerId> {
+        let family = self.families.get(&want.family)?;
+        let empty = || family.ready.range(..(Heat::default(), 0)).map(|(_, id)| *id);
+        let meant = |id: &RunnerId| self.keys.of_group(group, *id);
+        // Mostly the one that is meant for it can, and nothing else is asked of the others.
+        let best = empty().max_by_key(meant).filter(|id| self.can(*id, group, now));
+        let others = || empty().filter(|id| self.can(*id, group, now)).take(CHOICE).max_by_key(meant);
+        if let Some(id) = best.or_else(others) {
+            return Some(id);
+        }
+        let warm = family.ready.range((Heat::default(), 0)..).map(|(_, id)| *id);
+        let mut warm = warm.filter(|id| self.can(*id, group, now)).take(CHOICE);
+        warm.find(|id| self.may_have(*id, group, want, now))
+    }
+
+    /// Has a busy runner's group give way, if one has served long enough.
+    fn make_way(&mut self, group: GroupId, want: Want, now: Instant, actions: &mut Vec<Action>) {
+        let Some(family) = self.families.get(&want.family).filter(|family| family.stopping < family.wanting.len())
+        else {
+            return;
+        };
+        let least = family.load().min(self.batching.quantum(family.load()));
+        let served = family.busy.iter().take_while(|(since, _)| *since + least <= now).map(|(_, id)| *id);
+        let found = served
+            .take(CHOICE)
+            .filter(|id| self.can(*id, group, now))
+            .find_map(|id| self.gives_way(id, group, want, now).map(|why| (id, why)));
+        if let Some((id, why)) = found {
+            self.stop(id, why, now, actions);
+        }
+    }
+
+    /// Whether a busy runner's group gives way to another now, and why.
+    fn gives_way(&self, id: RunnerId, group: GroupId, want: Want, now: Instant) -> Option<Why> {
+        let runner = self.runners.get(&id)?;
+        let since = runner.since?;
+        let load = self.families.get(&want.family)?.load();
+        let used_up = since + self.batching.quantum(load) <= now;
+        if used_up && self.may_have(id, group, want, now) {
+            return Some(Why::UsedUp(group));
+        }
+        // It has cost a load, and shall have served as long before it costs another.
+        if since + load > now || !self.has_nothing(group) {
+            return None;
+        }
+        // Bulk can wait for as long as what was loaded is of use.
+        if !runner.was_late && self.is_late(want, now) && want.urgency() == Urgency::Awaited {
+            return Some(Why::Late(group));
+        }
+        let own = self.slots.get(&SlotId { runner: id, group: runner.loaded? })?;
+        let best = own.lines.iter().filter_map(|line| self.lines.get(line)?.first()).min();
+        best.is_some_and(|best| want.first.0 < best.0).then_some(Why::Class(group))
+    }
+
+    /// Has the runner watched that is the coldest of those of which it is not known whether they are idle. One at a time:
+    /// its word may be all that is needed.
+    fn watch_next(&mut self, family: FamilyId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(known) = self.families.get(&family).filter(|family| !family.wanting.is_empty()) else { return };
+        let Some((_, id)) = known.unheld.first().copied() else { return };
+        self.hold(id, now, actions);
+    }
+
+    /// Looks at a runner: where its family finds it, and whether it goes to another group.
+    pub(super) fn turn(&mut self, id: RunnerId, now: Instant, actions: &mut Vec<Action>) {
+        let Some(runner) = self.runners.get(&id) else { return };
+        let (family, loaded, stopping) = (runner.family, runner.loaded, runner.stopping);
+        if let Some((group, begun)) = runner.loading {
+            // It may hang; what loads take may have become known since it began.
+            if let Some(at) = self.families.get(&family).map(|family| family.hangs_at(begun)).filter(|at| *at > now) {
+                self.alarms.insert((at, Dirty::Runner(id)));
+            }
+            return self.dirty.push_back(Dirty::Group(group));
+        }
+        let among = self.place(id);
+        let Some(known) = self.families.get(&family) else { return };
+        let is_wanted = known.wanting.iter().any(|(_, group)| Some(*group) != loaded);
+        if stopping && !is_wanted {
+            return self.resume(id, now, actions);
+        }
+        if !is_wanted {
+            return;
+        }
+        match among {
+            Some(Among::Ready(_)) => {
+                while let Some((group, want)) = self.pick(id, now) {
+                    if self.is_of_use(group, want.family, now, actions) {
+                        return self.begin(id, group, want, now, actions);
+                    }
+                    self.want(group, now, actions);
+                }
+                if stopping {
+                    self.resume(id, now, actions);
+                } else {
+                    self.watch_cooling(id, now);
+                }
+            }
+            Some(Among::Busy(_)) if known.stopping < known.wanting.len() => {
+                if let Some(why) = self.should_stop(id, now) {
+                    return self.stop(id, why, now, actions);
+                }
+            }
+            _ => {}
+        }
+        self.watch_next(family, now, actions);
+    }
+
+    /// Has an idle runner that is kept looked at when it is not any more: nobody may ask for it until then.
+    fn watch_cooling(&mut self, id: RunnerId, now: Instant) {
+        let Some(runner) = self.runners.get(&id).filter(|runner| runner.cools.is_none_or(|at| at <= now)) else {
+            return;
+        };
+        let Some(group) = runner.loaded.and_then(|group| self.groups.get(&group)) else { return };
+        let load = self.load(runner.family).as_secs_f64();
+        let at = now + group.falls_to(HOT / load.max(1e-3), now) + Duration::from_millis(1);
+        self.alarms.insert((at, Dirty::Runner(id)));
+        if let Some(runner) = self.runners.get_mut(&id) {
+            runner.cools = Some(at);
+        }
+    }
+
+    /// The groups that want a runner: late ones first, the oldest of them first; then by class and turn. Those that want
+    /// it for bulk alone come after all others, in the same order.
+    fn order(&self, family: FamilyId, now: Instant) -> impl Iterator<Item = (GroupId, Want)> {
+        let want = |id: &GroupId| Some((*id, self.groups.get(id)?.wants?));
+        let known = self.families.get(&family).into_iter();
+        Urgency::ALL.into_iter().flat_map(move |urgency| {
+            let ages = known.clone().flat_map(move |family| family.ages.range((urgency, 0, 0)..));
+            let late = ages
+                .filter_map(move |(_, _, id)| want(id))
+                .take_while(move |(_, want)| want.urgency() == urgency && self.is_late(*want, now));
+            let first = match urgency {
+                Urgency::Awaited => Priority::Interactive,
+                Urgency::Bulk => Priority::Bulk,
+            };
+            let turns = known.clone().flat_map(move |family| family.wanting.range(((first, 0, 0), 0)..));
+            let rest = turns.filter_map(move |(_, id)| want(id)).take_while(move |(_, want)| want.urgency() == urgency);
+            late.chain(rest)
+        })
+    }
+
+    /// The first of them that a runner could go to.
+    fn next(&self, id: RunnerId, family: FamilyId, now: Instant) -> Option<(GroupId, Want)> {
+        self.order(family, now).find(|(group, _)| self.can(id, *group, now))
+    }
+
+    /// The group that a runner goes to now.
+    fn pick(&self, id: RunnerId, now: Instant) -> Option<(GroupId, Want)> {
+        let runner = self.runners.get(&id)?;
+        let (group, want) = self.next(id, runner.family, now)?;
+        let goes = runner.stopping || self.may_have(id, group, want, now);
+        goes.then_some((group, want))
+    }
+
+    /// Whether a busy runner's group gives way.
+    fn should_stop(&self, id: RunnerId, now: Instant) -> Option<Why> {
+        let (group, want) = self.next(id, self.runners.get(&id)?.family, now)?;
+        self.gives_way(id, group, want, now)
     }
 }

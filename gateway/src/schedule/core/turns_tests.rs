@@ -7,61 +7,93 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// One, as in the pools whose groups take turns so far (`Table::shared`).
-const RUNNERS: u64 = 1;
-const GROUPS: u64 = 4;
+mod bound;
+mod classes;
+mod placement;
+mod residency;
+
+const RUNNERS: RunnerId = 3;
+const GROUPS: GroupId = 4;
 const WAIT: Duration = Duration::from_secs(3600);
+
+/// One who waits: for a group, in a class, of a tenant; the runner that he shall not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Wish {
+    group: GroupId,
+    class: Priority,
+    tenant: u64,
+    exclude: Option<RunnerId>,
+}
 
 struct World {
     core: Scheduler,
     now: Instant,
     views: BTreeMap<SlotId, View>,
     /// Whose weights each runner has, and whose it loads.
-    held: BTreeMap<RunnerId, Option<SlotId>>,
-    loading: BTreeMap<RunnerId, SlotId>,
-    /// Who waits, and for which group.
-    waiting: BTreeMap<(u64, Rank), ()>,
+    loading: BTreeMap<RunnerId, GroupId>,
+    waiting: BTreeMap<WaiterId, Wish>,
     /// Where requests run, and whether the core knows that they run beside others of a runner.
     running: Vec<(SlotId, bool)>,
-    shared: Vec<SlotId>,
-    refused: usize,
+    /// The runners that the table has.
+    there: Vec<RunnerId>,
+    refused: Vec<(WaiterId, Code)>,
+    loads: usize,
+    /// After how long the last of them is given up.
+    within: Duration,
+    /// Replicas that were to be asked what they have.
+    asked: Vec<SlotId>,
+    /// Gates that were closed, in all.
+    closed: usize,
+    keys: Arc<Keys>,
     next: WaiterId,
 }
 
-fn runner(slot: SlotId) -> RunnerId {
-    slot / GROUPS
+fn every() -> impl Iterator<Item = SlotId> {
+    (0..RUNNERS).flat_map(|runner| (0..GROUPS).map(move |group| SlotId { runner, group }))
 }
 
 impl World {
     fn new(limit: u16) -> Self {
-        let view = View { closed: false, suspect: false, kept: false, away: false, in_flight: 0, limit };
+        let view = View { closed: false, suspect: false, kept: false, away: true, in_flight: 0, limit };
         let mut world = Self {
             core: Scheduler::new(1000),
             now: Instant::now(),
-            views: (0..RUNNERS * GROUPS).map(|slot| (slot, view)).collect(),
-            held: (0..RUNNERS).map(|runner| (runner, None)).collect(),
+            views: every().map(|slot| (slot, view)).collect(),
             loading: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: Vec::new(),
-            shared: Vec::new(),
-            refused: 0,
+            there: Vec::new(),
+            refused: Vec::new(),
+            loads: 0,
+            within: Duration::ZERO,
+            asked: Vec::new(),
+            closed: 0,
+            keys: Arc::default(),
             next: 0,
         };
         world.table(0xff);
         world
     }
 
-    /// Of each runner the slots whose bits are set share it.
+    /// The runners whose bits are set are there; one always is. They are one family's, and by the highest bit another's.
     fn table(&mut self, bits: u8) {
-        let of = |at: RunnerId| (at * GROUPS..(at + 1) * GROUPS).filter(|slot| bits >> slot & 1 == 1).collect();
-        let mut runners: Vec<(RunnerId, Vec<SlotId>)> = (0..RUNNERS).map(|at| (at, of(at))).collect();
-        runners.retain(|(_, slots)| slots.len() > 1);
-        self.shared = runners.iter().flat_map(|(_, slots)| slots.clone()).collect();
-        self.loading.retain(|_, slot| self.shared.contains(slot)); // it ends, and means nothing any more
-        self.running.iter_mut().for_each(|(_, known)| *known = false);
+        let before =
+            std::mem::replace(&mut self.there, (0..RUNNERS).filter(|at| *at == 0 || bits >> at & 1 == 1).collect());
+        for gone in before.iter().filter(|at| !self.there.contains(at)) {
+            self.loading.remove(gone); // it ends, and means nothing any more
+            self.running.iter_mut().filter(|(slot, _)| slot.runner == *gone).for_each(|(_, known)| *known = false);
+        }
+        let route = |group| Arc::new(Route { group, fixed: [].into(), turning: self.there.clone().into() });
+        let live = (0..GROUPS).map(|group| (TargetId::from(group), route(group))).collect();
+        let turning = self.there.iter().map(|runner| (*runner, FamilyId::from(bits >> 7))).collect();
         let (max_wait, quantum) = (Some(Duration::from_secs(4)), Some(Duration::from_secs(2)));
         let batching = Batching { max_wait, quantum, cold_wait: Duration::ZERO };
-        self.on(Event::Table(Tables { live: (0..GROUPS).collect(), runners, batching }));
+        self.on(Event::Table(Tables { live, turning, batching, keys: self.keys.clone() }));
+        for (slot, view) in self.views.clone() {
+            if self.there.contains(&slot.runner) {
+                self.on(Event::Slot(slot, view, Served::default()));
+            }
+        }
     }
 
     fn on(&mut self, event: Event) {
@@ -79,68 +111,99 @@ impl World {
     fn carry_out(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::CloseGate(slot) => {
+                self.closed += 1;
                 let view = self.views.get_mut(&slot).unwrap();
                 assert!(!std::mem::replace(&mut view.closed, true), "closed twice");
-                events.push_back(Event::Slot(slot, *view));
+                events.push_back(Event::Slot(slot, *view, Served::default()));
             }
             Action::OpenGate(slot) => {
                 assert!(std::mem::replace(&mut self.views.get_mut(&slot).unwrap().closed, false), "opened twice");
             }
             Action::Home(slot, home) => self.views.get_mut(&slot).unwrap().away = !home,
-            Action::Load { slot, .. } => {
-                let beside = |(running, known): &(SlotId, bool)| *known && runner(*running) == runner(slot);
+            Action::Ask(slot, _) => self.asked.push(slot),
+            Action::Load { slot, within, .. } => {
+                let beside = |(running, known): &(SlotId, bool)| *known && running.runner == slot.runner;
                 assert!(!self.running.iter().any(beside), "loaded beside work");
-                assert!(self.loading.insert(runner(slot), slot).is_none(), "two loads at once");
-                self.held.insert(runner(slot), None);
+                assert!(self.loading.insert(slot.runner, slot.group).is_none(), "two loads at once");
+                self.loads += 1;
+                self.within = within;
             }
             Action::Dispatch(waiter, slot) => {
-                let found = self.waiting.keys().find(|(_, (_, other))| *other == waiter).copied();
-                let (group, rank) = found.expect("dispatched, and does not wait");
-                self.waiting.remove(&(group, rank));
-                assert_eq!(group, slot % GROUPS, "another group's slot");
-                assert!(!self.waiting.keys().any(|(of, other)| *of == group && *other < rank), "passed one before it");
+                let wish = self.waiting.remove(&waiter).expect("dispatched, and does not wait");
+                assert_eq!(wish.group, slot.group, "another group's slot");
+                assert!(wish.exclude != Some(slot.runner) || self.there.len() == 1, "the one that has failed it");
+                let before = self.waiting.range(..waiter);
+                assert!(!before.into_iter().any(|(_, other)| *other == wish), "passed one before it");
                 self.take(slot);
             }
-            Action::Reject(waiter, code) => {
-                assert_eq!(code, Code::UpstreamError);
-                self.waiting.retain(|(_, (_, other)), ()| *other != waiter);
-                self.refused += 1;
+            Action::Reject(waiter, code, _) => {
+                self.waiting.remove(&waiter).expect("refused, and does not wait");
+                self.refused.push((waiter, code));
             }
-            Action::Reroute(_) => panic!("the table stands"),
+            // It comes again, as it would when it has read the table.
+            Action::Reroute(waiter, turn) => {
+                let wish = self.waiting[&waiter];
+                let exclude = wish.exclude;
+                events.push_back(Event::Arrive(Arrival { turn, exclude, ..self.arrival(waiter, wish, None) }));
+            }
         }
     }
 
     fn take(&mut self, slot: SlotId) {
         let view = self.views.get_mut(&slot).unwrap();
-        let shared = self.shared.contains(&slot);
         assert!(!view.away, "the weights are not there");
-        assert!(!shared || !self.loading.contains_key(&runner(slot)), "others are being loaded");
+        assert!(!self.loading.contains_key(&slot.runner), "others are being loaded");
         view.in_flight += 1;
         assert!(view.in_flight <= view.limit, "more than there are slots");
-        self.running.push((slot, shared));
+        self.running.push((slot, true));
     }
 
-    fn ask(&mut self, group: u64, class: Priority) {
-        let slots: Arc<[SlotId]> = (0..RUNNERS).map(|at| at * GROUPS + group).collect();
+    fn arrival(&self, waiter: WaiterId, wish: Wish, deadline: Option<Instant>) -> Arrival {
+        let Wish { group, class, tenant, exclude } = wish;
+        let (now, target) = (self.now, TargetId::from(group));
+        let until = now + WAIT;
+        Arrival {
+            waiter,
+            target,
+            class,
+            tenant,
+            cost: 1,
+            turn: None,
+            since: now,
+            until,
+            deadline,
+            exclude,
+            session: None,
+            awaits: false,
+        }
+    }
+
+    fn ask(&mut self, group: GroupId) {
+        self.ask_as(Wish { group, class: Priority::Normal, tenant: 0, exclude: None }, None);
+    }
+
+    fn ask_as(&mut self, wish: Wish, within: Option<Duration>) {
         // The fast path, as `Target::take` has it.
+        let slots = self.there.iter().map(|runner| SlotId { runner: *runner, group: wish.group });
+        let slots: Vec<SlotId> = slots.filter(|slot| wish.exclude != Some(slot.runner)).collect();
         let views = || slots.iter().map(|slot| (*slot, self.views[slot]));
+        let all_suspect = views().all(|(_, view)| view.suspect);
         if views().all(|(_, view)| !view.closed)
-            && let Some((slot, _)) = views().find(|(_, view)| !view.away && view.free() > 0)
+            && let Some((slot, _)) =
+                views().find(|(_, view)| !view.away && view.free() > 0 && (all_suspect || !view.suspect))
         {
             return self.take(slot);
         }
         let waiter = self.next;
         self.next += 1;
-        self.waiting.insert((group, (class, waiter)), ());
-        let until = self.now + WAIT;
-        self.on(Event::Arrive(Arrival { waiter, class, target: group, slots, until, exclude: None }));
+        self.waiting.insert(waiter, wish);
+        let arrival = self.arrival(waiter, wish, within.map(|within| self.now + within));
+        self.on(Event::Arrive(arrival));
     }
 
     fn depart(&mut self, pick: usize) {
-        let Some((group, (class, waiter))) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else {
-            return;
-        };
-        self.waiting.remove(&(group, (class, waiter)));
+        let Some(waiter) = self.waiting.keys().nth(pick % self.waiting.len().max(1)).copied() else { return };
+        self.waiting.remove(&waiter);
         self.on(Event::Depart(waiter));
     }
 
@@ -151,29 +214,28 @@ impl World {
         let (slot, _) = self.running.swap_remove(pick % self.running.len());
         let view = self.views.get_mut(&slot).unwrap();
         view.in_flight -= 1;
-        let view = *view;
-        if view.closed {
-            self.on(Event::Slot(slot, view));
+        self.tell(slot, Served { count: 1, awaited: 1, time: Duration::from_millis(100) });
+    }
+
+    /// As an owner does, where somebody listens.
+    fn tell(&mut self, slot: SlotId, served: Served) {
+        let view = self.views[&slot];
+        if (view.closed || view.away) && self.there.contains(&slot.runner) {
+            self.on(Event::Slot(slot, view, served));
         }
     }
 
     fn load_ends(&mut self, pick: usize, well: bool) {
-        let Some((at, slot)) = self.loading.iter().nth(pick % self.loading.len().max(1)).map(|(at, slot)| (*at, *slot))
-        else {
-            return;
-        };
-        self.loading.remove(&at);
-        self.held.insert(at, well.then_some(slot));
-        self.on(Event::Loaded(slot, if well { Ok(Duration::from_secs(1)) } else { Err(Code::UpstreamError) }));
+        let found = self.loading.iter().nth(pick % self.loading.len().max(1));
+        let Some((runner, group)) = found.map(|(runner, group)| (*runner, *group)) else { return };
+        self.loading.remove(&runner);
+        let ended = if well { Ok(Duration::from_secs(1)) } else { Err(Code::UpstreamError) };
+        self.on(Event::Loaded(SlotId { runner, group }, ended));
     }
 
     fn suspect(&mut self, slot: SlotId, suspect: bool) {
-        let view = self.views.get_mut(&slot).unwrap();
-        view.suspect = suspect;
-        let view = *view;
-        if view.closed {
-            self.on(Event::Slot(slot, view));
-        }
+        self.views.get_mut(&slot).unwrap().suspect = suspect;
+        self.tell(slot, Served::default());
     }
 
     fn pass(&mut self, millis: u64) {
@@ -182,29 +244,40 @@ impl World {
             self.on(Event::Tick);
         }
     }
+
+    fn home(&self, group: GroupId) -> Vec<RunnerId> {
+        every().filter(|slot| slot.group == group && !self.views[slot].away).map(|slot| slot.runner).collect()
+    }
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Ask(u64, Priority),
+    Ask(Wish, Option<u64>),
     Done(usize),
     Depart(usize),
     LoadEnds(usize, bool),
-    Resident(RunnerId, Option<SlotId>),
+    Resident(RunnerId, Option<GroupId>),
+    /// An answer says that its request had waited so long for its weights, and was sent so long ago.
+    Waited(SlotId, u64, u64),
     Table(u8),
     Suspect(SlotId, bool),
     Pass(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
+    let wish = (0..GROUPS, prop::sample::select(&Priority::ALL[..]), 0..2u64, prop::option::weighted(0.2, 0..RUNNERS));
+    let wish = wish.prop_map(|(group, class, tenant, exclude)| Wish { group, class, tenant, exclude });
     prop_oneof![
-        8 => (0..GROUPS, prop::sample::select(&Priority::ALL[..])).prop_map(|(group, class)| Step::Ask(group, class)),
+        8 => (wish, prop::option::weighted(0.2, 0..20_000u64)).prop_map(|(wish, within)| Step::Ask(wish, within)),
         6 => any::<usize>().prop_map(Step::Done),
         1 => any::<usize>().prop_map(Step::Depart),
         4 => (any::<usize>(), prop::bool::weighted(0.8)).prop_map(|(pick, well)| Step::LoadEnds(pick, well)),
-        1 => (0..RUNNERS, prop::option::of(0..RUNNERS * GROUPS)).prop_map(|(at, slot)| Step::Resident(at, slot)),
+        1 => (0..RUNNERS, prop::option::of(0..GROUPS)).prop_map(|(at, group)| Step::Resident(at, group)),
+        1 => (0..RUNNERS, 0..GROUPS, 0..2000u64, 0..5000u64)
+            .prop_map(|(runner, group, told, ago)| Step::Waited(SlotId { runner, group }, told, ago)),
         1 => any::<u8>().prop_map(Step::Table),
-        1 => (0..RUNNERS * GROUPS, any::<bool>()).prop_map(|(slot, suspect)| Step::Suspect(slot, suspect)),
+        1 => (0..RUNNERS, 0..GROUPS, any::<bool>())
+            .prop_map(|(runner, group, suspect)| Step::Suspect(SlotId { runner, group }, suspect)),
         3 => (0..5000u64).prop_map(Step::Pass),
     ]
 }
@@ -215,18 +288,27 @@ proptest! {
         let mut world = World::new(limit);
         for step in steps {
             match step {
-                Step::Ask(group, class) => world.ask(group, class),
+                Step::Ask(wish, within) => world.ask_as(wish, within.map(Duration::from_millis)),
                 Step::Done(pick) => world.done(pick),
                 Step::Depart(pick) => world.depart(pick),
                 Step::LoadEnds(pick, well) => world.load_ends(pick, well),
-                Step::Resident(at, slot) => {
+                Step::Resident(at, group) => {
                     world.pass(1);
-                    if world.running.iter().any(|(slot, _)| runner(*slot) == at) {
+                    if !world.there.contains(&at) || world.running.iter().any(|(slot, _)| slot.runner == at) {
                         continue; // the owner tells none then
                     }
-                    let (asked, slots) = (world.now, slot.into_iter().collect());
-                    world.on(Event::Resident(at, slots, asked));
+                    let asked = world.now;
+                    world.on(Event::Resident(at, group.into_iter().collect(), asked));
                 }
+                Step::Waited(slot, told, ago) if world.there.contains(&slot.runner) => {
+                    let (told, sent) = (Duration::from_millis(told), world.now - Duration::from_millis(ago));
+                    let (homes, asked) = (world.core.loaded_by(slot.runner), world.asked.len());
+                    world.on(Event::Waited(Waited { slot, beside: [slot.runner].into(), told, sent }));
+                    prop_assert_eq!(world.core.loaded_by(slot.runner), homes, "a doubt changes nothing");
+                    world.on(Event::Waited(Waited { slot, beside: [slot.runner].into(), told, sent }));
+                    prop_assert!(world.asked.len() <= asked + 1, "and costs one question");
+                }
+                Step::Waited(..) => {} // the owner does not know it either
                 Step::Table(bits) => world.table(bits),
                 Step::Suspect(slot, suspect) => world.suspect(slot, suspect),
                 Step::Pass(millis) => world.pass(millis),
@@ -237,52 +319,178 @@ proptest! {
             if world.core.is_empty() {
                 break;
             }
-            world.load_ends(0, true);
+            for _ in 0..RUNNERS {
+                world.load_ends(0, true);
+            }
             world.done(0);
             world.pass(100);
         }
-        prop_assert!(world.core.is_empty(), "{} wait", world.core.len());
+        let core = &world.core;
+        prop_assert!(
+            core.is_empty(),
+            "{:?} wait, {:?} load, {:?} {:?} {:?} {:?} {:?} {:?}",
+            world.waiting, world.loading, core.families, core.groups, core.runners, core.alarms, core.troubled, core.slots,
+        );
+        while !world.loading.is_empty() {
+            world.load_ends(0, true);
+        }
         while !world.running.is_empty() {
             world.done(0);
         }
-        prop_assert!(world.views.values().all(|view| !view.closed), "every gate is open");
+        let closed: Vec<_> = world.views.iter().filter(|(slot, view)| view.closed && world.there.contains(&slot.runner)).collect();
+        prop_assert!(closed.is_empty(), "every gate is open, but {closed:?}");
+        let homes = every().filter(|slot| world.there.contains(&slot.runner) && !world.views[slot].away);
+        let mut homes: Vec<RunnerId> = homes.map(|slot| slot.runner).collect();
+        let all = homes.len();
+        homes.dedup();
+        prop_assert_eq!(homes.len(), all, "a runner has one group's weights");
     }
+}
+
+/// One runner, and no other.
+fn alone() -> World {
+    let mut world = World::new(1);
+    world.table(0);
+    world
 }
 
 #[test]
 fn a_load_that_fails_twice_fails_its_own_group_alone() {
-    let mut world = World::new(1);
-    // The second runner is never there: its slots are in no target of this test.
-    for group in [0, 1] {
-        let (waiter, class) = (world.next, Priority::Normal);
-        world.next += 1;
-        world.waiting.insert((group, (class, waiter)), ());
-        let until = world.now + WAIT;
-        world.on(Event::Arrive(Arrival { waiter, class, target: group, slots: [group].into(), until, exclude: None }));
-    }
+    let mut world = alone();
+    world.ask(0);
+    world.ask(1);
     world.load_ends(0, false);
-    assert_eq!((world.loading.get(&0), world.refused), (None, 0), "it is left alone for a moment");
-    world.pass(1000);
-    assert_eq!((world.loading.get(&0), world.refused), (Some(&0), 0), "once more");
-    world.load_ends(0, false);
-    assert_eq!((world.loading.get(&0), world.refused), (Some(&1), 1), "the other's turn");
+    assert_eq!((world.loading.get(&0), world.refused.len()), (Some(&1), 0), "the other's turn meanwhile");
     world.load_ends(0, true);
-    assert_eq!(world.running, [(1, true)]);
+    world.done(0);
+    world.pass(1000);
+    assert_eq!((world.loading.get(&0), world.refused.len()), (Some(&0), 0), "once more");
+    world.load_ends(0, false);
+    assert_eq!(world.refused, [(0, Code::UpstreamError)]);
+}
+
+#[test]
+fn a_load_that_fails_on_one_replica_is_tried_on_another() {
+    let mut world = World::new(1);
+    world.ask(0);
+    let first = *world.loading.keys().next().unwrap();
+    world.load_ends(0, false);
+    let second = *world.loading.keys().next().unwrap();
+    assert_ne!(first, second);
+    world.load_ends(0, true);
+    assert_eq!(world.running, [(SlotId { runner: second, group: 0 }, true)]);
+    assert!(world.refused.is_empty());
+}
+
+#[test]
+fn a_load_that_hangs_is_not_waited_for() {
+    let mut world = World::new(1);
+    world.ask(0);
+    world.load_ends(0, true);
+    world.ask(1);
+    let hangs = *world.loading.keys().next().unwrap();
+    world.pass(11_000);
+    assert_eq!(world.loading.len(), 2, "another loads it too");
+    let other = world.loading.keys().position(|runner| *runner != hangs).unwrap();
+    world.load_ends(other, true);
+    assert!(world.waiting.is_empty());
+}
+
+#[test]
+fn what_cannot_be_used_holds_up_nobody() {
+    let mut world = World::new(1);
+    world.suspect(SlotId { runner: 0, group: 0 }, true);
+    world.suspect(SlotId { runner: 1, group: 0 }, true);
+    world.ask(0);
+    assert_eq!(world.loading.iter().next(), Some((&2, &0)));
+    world.load_ends(0, true);
+    world.suspect(SlotId { runner: 2, group: 0 }, true);
+    world.ask(0);
+    assert_eq!(
+        (world.waiting.len(), world.loading.len()),
+        (1, 0),
+        "all are suspect: it waits for where the weights are"
+    );
+    world.done(0);
+    assert_eq!(world.running, [(SlotId { runner: 2, group: 0 }, true)]);
+}
+
+#[test]
+fn a_group_that_is_asked_for_much_has_several_runners() {
+    let mut world = World::new(1);
+    for _ in 0..100 {
+        world.ask(0);
+    }
+    world.load_ends(0, true);
+    while world.running.len() < 3 && !world.waiting.is_empty() {
+        world.load_ends(0, true);
+        world.done(0);
+    }
+    assert_eq!(world.home(0).len(), 3);
+}
+
+#[test]
+fn ten_thousand_leave_at_once_and_nothing_is_left_of_them() {
+    let mut world = World::new(1);
+    world.core.set_bound(20_000);
+    for number in 0..10_000 {
+        world.ask(number % GROUPS);
+    }
+    while !world.waiting.is_empty() {
+        let last = world.waiting.len() - 1;
+        world.depart(if last.is_multiple_of(2) { 0 } else { last });
+    }
+    while !world.loading.is_empty() {
+        world.load_ends(0, true);
+    }
+    while !world.running.is_empty() {
+        world.done(0);
+    }
+    assert!(world.core.is_empty() && world.views.values().all(|view| !view.closed));
+    assert_eq!(world.core.groups_told(world.now).iter().map(|group| group.waiting).sum::<usize>(), 0);
+}
+
+#[test]
+fn when_time_jumps_everybody_is_still_served_in_order() {
+    let mut world = alone();
+    for group in [0, 1, 2, 0, 1, 2] {
+        world.ask(group);
+    }
+    world.pass(3_000_000);
+    let mut served = Vec::new();
+    for _ in 0..20 {
+        world.load_ends(0, true);
+        served.extend(world.running.first().map(|(slot, _)| slot.group));
+        world.done(0);
+    }
+    assert_eq!(served, [0, 0, 1, 1, 2, 2]);
+}
+
+#[test]
+fn what_would_come_too_late_is_refused_at_once() {
+    let mut world = alone();
+    world.ask(0);
+    world.load_ends(0, true); // a second, as is known now
+    world.done(0);
+    let wish = |group| Wish { group, class: Priority::Normal, tenant: 0, exclude: None };
+    world.ask_as(wish(1), Some(Duration::from_millis(900)));
+    assert_eq!(world.refused, [(1, Code::TooLate)]);
+    world.ask_as(wish(1), Some(Duration::from_millis(3900)));
+    assert_eq!((world.refused.len(), world.loading.get(&0)), (1, Some(&1)));
 }
 
 #[test]
 fn what_a_replica_said_before_a_load_is_old() {
-    let mut world = World::new(1);
+    let mut world = alone();
     let asked = world.now;
     world.pass(1);
-    world.ask(0, Priority::Normal);
-    let (at, slot) = world.loading.iter().next().map(|(at, slot)| (*at, *slot)).unwrap();
+    world.ask(0);
     world.load_ends(0, true);
-    world.on(Event::Resident(at, vec![slot + 1], asked));
-    assert!(!world.views[&slot].away && world.views[&(slot + 1)].away);
+    world.on(Event::Resident(0, vec![1], asked));
+    assert_eq!((world.home(0), world.home(1)), (vec![0], vec![]));
     world.pass(1);
     world.done(0);
     let now = world.now;
-    world.on(Event::Resident(at, vec![slot + 1], now));
-    assert!(world.views[&slot].away && !world.views[&(slot + 1)].away);
+    world.on(Event::Resident(0, vec![1], now));
+    assert_eq!((world.home(0), world.home(1)), (vec![], vec![0]));
 }

@@ -27,7 +27,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 /// A listening socket that can be passed on.
 #[derive(Debug)]
 pub(super) struct Port {
-    /// `listen`, `ops` or `admin`.
+    /// `listen`, `ops`, `admin` or `peer`.
     pub(super) name: &'static str,
     /// The address as it is configured.
     pub(super) configured: String,

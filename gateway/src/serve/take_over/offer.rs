@@ -30,7 +30,7 @@ pub(in crate::serve) struct Offering {
 #[derive(Debug)]
 struct State {
     /// `None` once there is nothing to give any more.
-    ports: Mutex<Option<[Port; 3]>>,
+    ports: Mutex<Option<Vec<Port>>>,
     shared: Arc<Shared>,
     /// One at a time may hold them.
     taker: Semaphore,
@@ -49,7 +49,7 @@ impl Drop for Offering {
 ///
 /// # Errors
 /// Why that cannot be; a gateway can do without.
-pub(in crate::serve) fn start(token_file: &Path, ports: [Port; 3], shared: Arc<Shared>) -> io::Result<Offering> {
+pub(in crate::serve) fn start(token_file: &Path, ports: Vec<Port>, shared: Arc<Shared>) -> io::Result<Offering> {
     let folder = folder(token_file);
     private(&folder)?;
     // Containers that share the folder may have the same number.

@@ -58,9 +58,9 @@ impl Predecessor {
 /// What stands in the way, for a person. Then the other one serves on.
 pub(in crate::serve) async fn take<E: From<String>>(
     token_file: &Path,
-    wanted: &[(&'static str, &str); 3],
+    wanted: &[(&'static str, &str)],
     bind: impl Fn(&str) -> Result<TcpListener, E>,
-) -> Result<Option<([Port; 3], Predecessor)>, E> {
+) -> Result<Option<(Vec<Port>, Predecessor)>, E> {
     let Some((mut talk, offer, shared)) = find(&folder(token_file), wanted).await? else { return Ok(None) };
     let failed = |error: io::Error| format!("process {} does not give its ports: {error}", offer.pid);
     let mut own = Vec::new(); // the others, before anything is asked for
@@ -82,13 +82,11 @@ pub(in crate::serve) async fn take<E: From<String>>(
         Some(Port { name, configured: text.to_owned(), listener: own.or_else(|| listeners.next())? })
     };
     let ports: Vec<Port> = wanted.iter().zip(own).filter_map(port).collect();
-    match <[Port; 3]>::try_from(ports) {
-        Ok(ports) if came == shared.len() => {
-            let Offer { pid, instance, drained, .. } = offer;
-            Ok(Some((ports, Predecessor { talk, pid, instance, drained })))
-        }
-        _ => Err(failed(io::Error::other(format!("{came} sockets came for {}", shared.len()))).into()),
+    if came != shared.len() || ports.len() != wanted.len() {
+        return Err(failed(io::Error::other(format!("{came} sockets came for {}", shared.len()))).into());
     }
+    let Offer { pid, instance, drained, .. } = offer;
+    Ok(Some((ports, Predecessor { talk, pid, instance, drained })))
 }
 
 /// The gateway among those in the folder that has some of these addresses, and the names of the ports they are.

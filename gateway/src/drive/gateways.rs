@@ -1,0 +1,213 @@
+//! Where the gateways are, and what they tell.
+
+use std::collections::{HashMap, HashSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tutti_api::PeerSpec;
+
+use crate::peer::{self, Asks, Told, Untold};
+use crate::tls::Mutual;
+
+/// Most gateways.
+pub(super) const MAX: usize = 256;
+/// How often each is asked.
+const EVERY: Duration = Duration::from_millis(500);
+/// How long a gateway may take to go by a word.
+pub(super) const OBEYS_WITHIN: Duration = Duration::from_secs(2);
+/// How long an answer may take.
+const WITHIN: Duration = Duration::from_secs(1);
+/// How often a name is asked for.
+const LOOK_UP: Duration = Duration::from_secs(5);
+/// How soon a gateway that did not take a word is told again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// A driver that a gateway has heard within this is alive.
+const ALIVE: Duration = Duration::from_secs(3);
+
+/// Term and generation of a word.
+type Age = (u64, u64);
+
+/// What was heard. Nobody is waited for: a gateway that hangs holds up no other.
+#[derive(Debug)]
+pub(super) enum News {
+    /// What the gateway at an address told, or why it did not.
+    Told(String, Result<Told, String>),
+    /// What came of a word of this age there.
+    Obeyed(String, Age, Result<(), Untold>),
+    /// Where gateways are now.
+    Found(Vec<String>),
+}
+
+/// When who was asked.
+#[derive(Debug, Default)]
+pub(super) struct Poll {
+    known: Vec<String>,
+    looked: Option<Instant>,
+    /// Who is being told what: one word a gateway, the newest.
+    telling: HashMap<String, (Age, AbortHandle)>,
+    asked: HashMap<String, Instant>,
+    heard: HashMap<String, Instant>,
+    failed: HashMap<String, Instant>,
+    /// Who drives now.
+    pub(super) superseded: Option<String>,
+}
+
+/// Where gateways are now.
+pub(super) async fn addresses(spec: &PeerSpec) -> Vec<String> {
+    let mut all: Vec<SocketAddr> = spec.addresses.iter().filter_map(|address| address.parse().ok()).collect();
+    if let Some(name) = &spec.dns
+        && let Ok(Ok(found)) = tokio::time::timeout(WITHIN, tokio::net::lookup_host(name.as_str())).await
+    {
+        all.extend(found);
+    }
+    all.sort_unstable();
+    all.dedup();
+    all.truncate(MAX);
+    all.iter().map(ToString::to_string).collect()
+}
+
+/// The highest term that any gateway knows, once no other driver is alive: one that has just ended is waited for.
+///
+/// # Errors
+/// A driver is alive, by name.
+pub(super) async fn term_after_others(mutual: &Arc<Mutual>, addresses: &[String]) -> Result<u64, String> {
+    let until = Instant::now() + ALIVE + AGAIN;
+    loop {
+        match highest_term(mutual, addresses).await {
+            Err(_) if Instant::now() < until => tokio::time::sleep(AGAIN / 4).await,
+            outcome => return outcome,
+        }
+    }
+}
+
+async fn highest_term(mutual: &Arc<Mutual>, addresses: &[String]) -> Result<u64, String> {
+    let mut highest = 0;
+    for address in addresses.iter().filter_map(|address| address.parse::<SocketAddr>().ok()) {
+        let asked = tokio::time::timeout(WITHIN, peer::hear(mutual, address, None)).await;
+        let Ok(Ok(told)) = asked else { continue };
+        if let Some((driver, millis)) = told.driver.filter(|(_, millis)| Duration::from_millis(*millis) < ALIVE) {
+            return Err(format!(
+                "{driver} drives these gateways, and was heard {millis} ms ago: there is one driver at a time"
+            ));
+        }
+        highest = highest.max(told.term);
+    }
+    Ok(highest)
+}
+
+impl Poll {
+    /// Those that are known to be at these addresses.
+    pub(super) fn at(known: Vec<String>) -> Self {
+        Self { known, looked: Some(Instant::now()), ..Self::default() }
+    }
+
+    /// Where gateways are; a name is asked for now and then.
+    pub(super) fn addresses(&mut self, spec: &PeerSpec, news: &mpsc::Sender<News>) -> Vec<String> {
+        if self.looked.is_none_or(|at| spec.dns.is_some() && at.elapsed() >= LOOK_UP) {
+            self.looked = Some(Instant::now());
+            let (spec, news) = (spec.clone(), news.clone());
+            tokio::spawn(async move {
+                let _ = news.send(News::Found(addresses(&spec).await)).await; // a driver that has ended hears nothing
+            });
+        }
+        self.known.clone()
+    }
+
+    /// Where gateways are is to be asked for anew.
+    pub(super) fn look_again(&mut self) {
+        self.looked = None;
+    }
+
+    /// Gateways are here. What was known stays where a name has no answer.
+    pub(super) fn found(&mut self, now: Vec<String>) {
+        if !now.is_empty() {
+            self.known = now;
+        }
+    }
+
+    /// Asks those whose turn it is.
+    pub(super) fn ask(
+        &mut self,
+        addresses: &[String],
+        mutual: &Arc<Mutual>,
+        asks: impl Fn() -> Asks,
+        news: &mpsc::Sender<News>,
+    ) {
+        let all: HashSet<&String> = addresses.iter().collect();
+        self.asked.retain(|address, _| all.contains(address));
+        for address in addresses {
+            if self.asked.get(address).is_some_and(|at| at.elapsed() < EVERY) {
+                continue;
+            }
+            self.asked.insert(address.clone(), Instant::now());
+            let (address, mutual, asks, news) = (address.clone(), mutual.clone(), asks(), news.clone());
+            tokio::spawn(async move {
+                let told = match address.parse() {
+                    Ok(at) => tokio::time::timeout(WITHIN, peer::hear(&mutual, at, Some(&asks))).await,
+                    Err(_) => return,
+                };
+                let told = told.unwrap_or_else(|_| Err(format!("no answer within {WITHIN:?}")));
+                let _ = news.send(News::Told(address, told)).await; // a driver that has ended hears nothing
+            });
+        }
+    }
+
+    /// Has gateways go by a word. One that is being told it is not told again; what is older is not waited for.
+    pub(super) fn tell(
+        &mut self,
+        due: Vec<String>,
+        (age, word): (Age, &Bytes),
+        mutual: &Arc<Mutual>,
+        news: &mpsc::Sender<News>,
+    ) {
+        for address in due {
+            if self.telling.get(&address).is_some_and(|(told, _)| *told == age) {
+                continue;
+            }
+            let (mutual, word, news, to) = (mutual.clone(), word.clone(), news.clone(), address.clone());
+            let told = tokio::spawn(async move {
+                let told = match to.parse() {
+                    Ok(at) => tokio::time::timeout(OBEYS_WITHIN, peer::tell(&mutual, at, word)).await,
+                    Err(_) => Ok(Err(Untold::Unreached("it has no address".to_owned()))),
+                };
+                let late = || Err(Untold::Unreached(format!("no answer within {OBEYS_WITHIN:?}")));
+                let _ = news.send(News::Obeyed(to, age, told.unwrap_or_else(|_| late()))).await;
+            });
+            if let Some((_, before)) = self.telling.insert(address, (age, told.abort_handle())) {
+                before.abort();
+            }
+        }
+    }
+
+    /// It is known what came of a word.
+    pub(super) fn told(&mut self, address: &str, age: Age) {
+        self.telling.retain(|known, (told, _)| known != address || *told != age);
+    }
+
+    /// Whether anybody is being told this, or what is newer.
+    pub(super) fn is_telling(&self, age: Age) -> bool {
+        self.telling.values().any(|(told, _)| *told >= age)
+    }
+
+    pub(super) fn heard(&mut self, address: &str) {
+        self.heard.insert(address.to_owned(), Instant::now());
+    }
+
+    /// Those that have told nothing for so long; once.
+    pub(super) fn gone(&mut self, after: Duration) -> Vec<String> {
+        self.heard.extract_if(|_, at| at.elapsed() >= after).map(|(address, _)| address).collect()
+    }
+
+    pub(super) fn failed(&mut self, address: &str) {
+        self.failed.insert(address.to_owned(), Instant::now());
+    }
+
+    /// Whether a gateway has not failed to take a word a moment ago.
+    pub(super) fn may_tell(&self, address: &str) -> bool {
+        self.failed.get(address).is_none_or(|at| at.elapsed() >= AGAIN)
+    }
+}

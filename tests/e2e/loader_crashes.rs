@@ -1,0 +1,111 @@
+//! `kill -9` at every place in the loader's code that has a name: the next start converges, no wrong bytes ever serve, and
+//! no orphan is left.
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tutti_adapter_loader::fault::{Point, VARIABLE};
+use tutti_rig::{Ollama, OllamaOptions};
+use tutti_tests::site::{forget, is_clean, names, says};
+use tutti_tests::{Loading, Site, eventually};
+
+fn stop(mut loading: Loading) {
+    loading.0.signal(Signal::TERM);
+    assert_eq!(loading.0.wait_ended(), Some(0));
+}
+
+/// Starts a loader that ends at a point, and waits until it has.
+fn die(site: &Site, yaml: &str, point: Point) {
+    let mut loading = site.spawn(yaml, &[(VARIABLE, point.name())]);
+    let ended = loading.0.wait_ended();
+    assert_eq!(ended, None, "{}: it came by and ended by a signal: {:?}", point.name(), loading.0.said());
+}
+
+/// From nothing to ready, through a crash.
+fn brought(ollama: &Ollama, point: Point) {
+    let site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    let yaml = site.config(&["risk/v1"]);
+    die(&site, &yaml, point);
+    let before = names(ollama).into_iter().find(|name| name.starts_with("risk:"));
+    if let Some(name) = before {
+        assert_eq!(says(ollama, &name), "高风险", "{}: what has the name is what it names", point.name());
+    }
+    let loading = site.start(&yaml);
+    let name = loading.serves("risk/v1");
+    assert_eq!(says(ollama, &name), "高风险", "{}", point.name());
+    is_clean(ollama, &site, &[&name], 1, point.name());
+    stop(loading);
+    forget(ollama, &name);
+}
+
+/// From an engine that has nothing to an answer, through a crash while its base comes from the source.
+fn based(point: Point) {
+    let ollama = Ollama::start(&OllamaOptions { models: false, ..OllamaOptions::default() }).expect("an Ollama");
+    let mut site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    site.put_base("bases/story");
+    site.adapters = json!({ "baseFrom": "bases/story" });
+    let yaml = site.config(&["risk/v1"]);
+    die(&site, &yaml, point);
+    let loading = site.start(&yaml);
+    let name = loading.serves("risk/v1");
+    assert_eq!(says(&ollama, &name), "高风险", "{}", point.name());
+    is_clean(&ollama, &site, &[&name], 1, point.name());
+    stop(loading);
+}
+
+/// From ready to gone, through a crash.
+fn retired(ollama: &Ollama, point: Point) {
+    let site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    let loading = site.start(&site.config(&["risk/v1"]));
+    loading.serves("risk/v1");
+    stop(loading);
+    let none = site.config(&[]);
+    die(&site, &none, point);
+    let loading = site.start(&none);
+    eventually("its end", || (loading.state("risk/v1") == Value::Null && names(ollama).is_empty()).then_some(()));
+    is_clean(ollama, &site, &[], 1, point.name());
+    stop(loading);
+}
+
+/// One makes room for another, through a crash.
+fn evicted(ollama: &Ollama, point: Point) {
+    let mut site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    site.put("risk/v2", "risk-v2");
+    site.adapters = json!({ "disk": "1700Ki" });
+    let loading = site.start(&site.config(&["risk/v1"]));
+    loading.serves("risk/v1");
+    stop(loading);
+    let second = site.config(&["risk/v2"]);
+    die(&site, &second, point);
+    let loading = site.start(&second);
+    let name = loading.serves("risk/v2");
+    assert_eq!(says(ollama, &name), "高风险：需人工复核", "{}", point.name());
+    is_clean(ollama, &site, &[&name], 1, point.name());
+    stop(loading);
+    forget(ollama, &name);
+}
+
+fn all(points: impl Iterator<Item = &'static Point>) {
+    let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
+    for point in points {
+        match point.name().split('.').next() {
+            Some("retire") => retired(&ollama, *point),
+            Some("evict") => evicted(&ollama, *point),
+            Some("base") => based(*point),
+            _ => brought(&ollama, *point),
+        }
+    }
+}
+
+#[test]
+fn whoever_starts_after_a_crash_at_any_point_converges() {
+    all(Point::ALL.iter().step_by(2));
+}
+
+#[test]
+fn whoever_starts_after_a_crash_at_any_other_point_converges() {
+    all(Point::ALL.iter().skip(1).step_by(2));
+}
