@@ -64,15 +64,25 @@ pub(crate) const TOO_DEEP: &str = "nesting deeper than 128 levels";
 /// [`Malformed`] for anything that is not exactly one JSON object in UTF-8 with white space around it, as soon as it
 /// is seen: members before the fault have been shown by then.
 pub fn members(text: &[u8], mut member: impl FnMut(Member)) -> Result<(), Malformed> {
-    let mut scan = Scan::of(text)?;
-    scan.expect(b'{', "something else than an object")?;
-    scan.each(b'}', |scan| {
-        let key = scan.key()?;
+    read(text, |scan, key| {
         let start = scan.at;
         let kind = scan.value()?;
         member(Member { key, value: start..scan.at, kind });
         Ok(())
-    })?;
+    })
+}
+
+/// Goes over the one object that `text` must be. Of each member `value` hears the key, between its quotes, and goes over the
+/// value itself: whoever looks into large ones looks at each byte once.
+///
+/// # Errors
+/// As [`members`].
+pub(crate) fn read<'a>(
+    text: &'a [u8],
+    value: impl FnMut(&mut Scan<'a>, Range<usize>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    let mut scan = Scan::of(text)?;
+    scan.object(value)?;
     scan.end("bytes after the object")
 }
 
@@ -82,8 +92,7 @@ pub fn members(text: &[u8], mut member: impl FnMut(Member)) -> Result<(), Malfor
 /// As [`members`].
 pub fn items(text: &[u8], mut item: impl FnMut(Range<usize>, Kind)) -> Result<(), Malformed> {
     let mut scan = Scan::of(text)?;
-    scan.expect(b'[', "something else than an array")?;
-    scan.each(b']', |scan| {
+    scan.array(|scan| {
         let start = scan.at;
         let kind = scan.value()?;
         item(start..scan.at, kind);
@@ -102,39 +111,91 @@ pub fn unescape(raw: &[u8]) -> Option<String> {
     serde_json::from_str(&format!("\"{text}\"")).ok()
 }
 
-struct Scan<'a> {
+/// A place in a text, up to which it is well formed.
+pub(crate) struct Scan<'a> {
     text: &'a [u8],
+    /// The same.
+    utf8: &'a str,
     at: usize,
+    /// How many arrays and objects it is in.
+    depth: usize,
 }
 
 impl<'a> Scan<'a> {
     /// Of a text in UTF-8, at its first byte that is no space.
     fn of(text: &'a [u8]) -> Result<Self, Malformed> {
-        if let Err(error) = std::str::from_utf8(text) {
-            return Err(Malformed { what: "bytes that are not UTF-8", at: error.valid_up_to() });
-        }
-        if text.starts_with("\u{feff}".as_bytes()) {
+        let utf8 = std::str::from_utf8(text)
+            .map_err(|error| Malformed { what: "bytes that are not UTF-8", at: error.valid_up_to() })?;
+        if utf8.starts_with('\u{feff}') {
             return Err(Malformed { what: "a byte order mark", at: 0 });
         }
-        let mut scan = Self { text, at: 0 };
+        let mut scan = Self { text, utf8, at: 0, depth: 0 };
         scan.space();
         Ok(scan)
     }
 
+    /// An object: `value` goes over each member's value, of which it hears the key, between its quotes.
+    ///
+    /// # Errors
+    /// Here is none, or what is here is malformed.
+    pub(crate) fn object(
+        &mut self,
+        mut value: impl FnMut(&mut Self, Range<usize>) -> Result<(), Malformed>,
+    ) -> Result<(), Malformed> {
+        self.expect(b'{', "something else than an object")?;
+        self.each(b'}', |scan| {
+            let key = scan.key()?;
+            value(scan, key)
+        })
+    }
+
+    /// An array: `item` goes over each of its items.
+    ///
+    /// # Errors
+    /// As [`Scan::object`].
+    pub(crate) fn array(&mut self, item: impl FnMut(&mut Self) -> Result<(), Malformed>) -> Result<(), Malformed> {
+        self.expect(b'[', "something else than an array")?;
+        self.each(b']', item)
+    }
+
+    /// Goes over a value, whatever it is, and shows it.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub(crate) fn node(&mut self) -> Result<Node<'a>, Malformed> {
+        let start = self.at;
+        let kind = self.value()?;
+        Ok(Node { text: &self.utf8[start..self.at], kind })
+    }
+
+    /// Whether the value that is here begins with this byte.
+    pub(crate) fn opens(&self, byte: u8) -> bool {
+        self.peek() == Some(byte)
+    }
+
+    /// At which byte it is.
+    pub(crate) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// What stands there.
+    pub(crate) fn bytes(&self, range: Range<usize>) -> &'a [u8] {
+        &self.text[range]
+    }
+
     /// What an object or array holds, from behind its opening to behind its `close`.
     fn each(&mut self, close: u8, mut one: impl FnMut(&mut Self) -> Result<(), Malformed>) -> Result<(), Malformed> {
+        self.depth += 1;
         self.space();
-        if self.peek() == Some(close) {
-            self.at += 1;
-            return Ok(());
-        }
-        loop {
+        let mut more = self.peek() != Some(close);
+        self.at += usize::from(!more);
+        while more {
             one(self)?;
             self.space();
-            if !self.comma_or(close)? {
-                return Ok(());
-            }
+            more = self.comma_or(close)?;
         }
+        self.depth -= 1;
+        Ok(())
     }
 
     fn end(mut self, after: &'static str) -> Result<(), Malformed> {
@@ -213,7 +274,7 @@ impl<'a> Scan<'a> {
 
     /// An array or object with all that is in it, without recursion: a bit a level says which of the two it is.
     fn nested(&mut self) -> Result<(), Malformed> {
-        let (mut objects, mut depth) = (0u128, 1usize); // the top-level object is the first level
+        let (mut objects, mut depth) = (0u128, self.depth);
         loop {
             // Here stands a value.
             let opened = match self.peek() {
@@ -258,7 +319,7 @@ impl<'a> Scan<'a> {
                 }
                 objects >>= 1;
                 depth -= 1;
-                if depth == 1 {
+                if depth == self.depth {
                     return Ok(());
                 }
             }

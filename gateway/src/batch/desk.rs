@@ -14,6 +14,7 @@ use super::cut::cut;
 use super::gather::{Arrival, Charge, Gather, Key, Spot};
 use super::pace::Pace;
 use super::texts::Texts;
+use crate::dialect::Usage;
 use crate::errors::Failure;
 use crate::metrics::{Bounds, Histogram, Sums, bounds};
 use crate::replica::Replica;
@@ -58,7 +59,7 @@ pub(crate) enum Told {
     /// This replica is asked; or one of another gateway's that is not known here.
     Asked(Option<Arc<Replica>>),
     /// What came of it.
-    Answer(Result<Brought, Failure>),
+    Answer(Box<Result<Brought, Failure>>),
 }
 
 /// A replica's answer to one caller, in the API that it was asked by.
@@ -68,6 +69,8 @@ pub(crate) struct Brought {
     /// The replica's.
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Its tokens, where the gateway has printed it: then nobody reads it again who speaks that API.
+    pub(crate) counted: Option<Usage>,
     /// The revision that answered; empty where the model has none.
     pub(crate) revision: Box<str>,
     /// Which of the callers' options were changed.

@@ -16,5 +16,5 @@ mod texts;
 
 pub(crate) use self::desk::{Arrived, Batch, Brought, Counts, Desk, Seat, Told, Waiting};
 pub(crate) use self::gather::Key;
-pub(crate) use self::share::{in_order, join, share};
+pub(crate) use self::share::{Rows, in_order, join, share};
 pub(crate) use self::texts::Texts;

@@ -141,10 +141,7 @@ impl<'a> Crossing<'a> {
             return Err(untranslatable("keep_alive", "would unload the model"));
         }
         let printed = match self.printer(model, 0) {
-            Printer::Vectors { shape, .. } => {
-                let none = vectors::Vectors { rows: Vec::new(), usage: super::Usage::default(), in_order: true };
-                vectors::print(&none, shape, model, now)
-            }
+            Printer::Vectors { shape, .. } => vectors::print::<&str>(&[], 0, (shape, model), now),
             Printer::Ollama(printer) => printer.loaded(now),
             Printer::OpenAi(_) => return Ok(None),
         };

@@ -18,6 +18,8 @@ mod tests;
 mod tools;
 mod vectors;
 
+use bytes::Bytes;
+
 use self::answer::Answer;
 pub(crate) use self::answer::Usage;
 #[cfg(test)]
@@ -99,7 +101,8 @@ impl Printer {
     pub(crate) fn whole(&mut self, parser: &mut Parser, body: &[u8], now: Moment) -> Result<(Vec<u8>, Usage), Failure> {
         if let Self::Vectors { shape, model, texts, dimensions } = self {
             let vectors = vectors::read(body, *texts, *dimensions, false).map_err(no_vectors)?;
-            return Ok((vectors::print(&vectors, *shape, model, now), vectors.usage));
+            let tokens = vectors.usage.input;
+            return Ok((vectors::print(&vectors.rows, tokens, (*shape, model), now), vectors.usage));
         }
         let mut answer = Answer::default();
         let mut added = Ok(());
@@ -145,9 +148,10 @@ pub(crate) fn read_vectors(body: &[u8], texts: usize, coded: bool) -> Result<Vec
     vectors::read(body, texts, None, coded).map_err(no_vectors)
 }
 
-/// Prints vectors in an API's words, under this name of the model.
-pub(crate) fn print_vectors(vectors: &Vectors<'_>, shape: Shape, model: &str, now: Moment) -> Vec<u8> {
-    vectors::print(vectors, shape, model, now)
+/// Prints vectors, which are JSON and stay as they are, in an API's words and under this name of the model. `tokens`: those of
+/// their texts.
+pub(crate) fn print_vectors<R: AsRef<[u8]>>(rows: &[R], tokens: u64, of: (Shape, &str), now: Moment) -> Bytes {
+    vectors::print(rows, tokens, of, now).into()
 }
 
 /// What an answer with an error status says, in either API's words; `None` where it says nothing in them.

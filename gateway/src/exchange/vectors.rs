@@ -6,59 +6,51 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 
 use crate::classify::Edits;
-use crate::json::{self, Kind};
+use crate::json::{self, Malformed, Scan};
 
 /// An answer of `/v1/embeddings` with each vector of numbers as OpenAI's base64: that of its little-endian 32-bit floats.
 /// Vectors that are text already, and all else, stay as they are.
 pub(crate) fn in_base64(answer: Bytes) -> Bytes {
     let mut edits = Edits::default();
-    for (start, vector) in vectors(&answer) {
-        if let Some(floats) = floats(vector) {
-            edits.replace(start..start + vector.len(), format!("\"{}\"", BASE64_STANDARD.encode(floats)).into());
+    // The answer was read already: it is well formed.
+    let _ = json::read(&answer, |scan, key| {
+        if scan.bytes(key) != b"data" || !scan.opens(b'[') {
+            return scan.node().map(drop);
         }
-    }
+        scan.array(|scan| item(scan, &mut edits))
+    });
     let pieces = edits.apply(&answer);
     if let [only] = pieces.as_slice() { only.clone() } else { pieces.concat().into() }
 }
 
-/// The bytes of an array of numbers; `None` where something else is in it.
-fn floats(vector: &[u8]) -> Option<Vec<u8>> {
-    let mut floats = Vec::with_capacity(vector.len() / 2); // a number takes ten bytes or so, a float four
-    let mut strange = false;
-    // It is well formed: what it is in was read already.
-    let _ = json::items(vector, |range, kind| {
-        let number = std::str::from_utf8(&vector[range]).ok().filter(|_| kind == Kind::Number);
-        match number.and_then(|number| number.parse::<f32>().ok()) {
+/// Goes over an item of `data`, whose `embedding` is edited.
+fn item(scan: &mut Scan<'_>, edits: &mut Edits) -> Result<(), Malformed> {
+    if !scan.opens(b'{') {
+        return scan.node().map(drop);
+    }
+    scan.object(|scan, key| {
+        if scan.bytes(key) != b"embedding" || !scan.opens(b'[') {
+            return scan.node().map(drop);
+        }
+        let start = scan.at();
+        if let Some(floats) = floats(scan)? {
+            edits.replace(start..scan.at(), format!("\"{}\"", BASE64_STANDARD.encode(floats)).into());
+        }
+        Ok(())
+    })
+}
+
+/// Goes over an array of numbers; yields their bytes, or `None` where something else is in it.
+fn floats(scan: &mut Scan<'_>) -> Result<Option<Vec<u8>>, Malformed> {
+    let (mut floats, mut strange) = (Vec::new(), false);
+    scan.array(|scan| {
+        match scan.node()?.number().and_then(|number| number.parse::<f32>().ok()) {
             Some(float) => floats.extend_from_slice(&float.to_le_bytes()),
             None => strange = true,
         }
-    });
-    (!strange).then_some(floats)
-}
-
-/// The arrays that are the `embedding` of an item of `data`, and where they stand.
-fn vectors(answer: &[u8]) -> Vec<(usize, &[u8])> {
-    let mut found = Vec::new();
-    // The answer was read already: it is well formed.
-    let _ = json::members(answer, |data| {
-        if &answer[data.key] != b"data" || data.kind != Kind::Array {
-            return;
-        }
-        let (start, items) = (data.value.start, &answer[data.value]);
-        let _ = json::items(items, |place, kind| {
-            if kind != Kind::Object {
-                return;
-            }
-            let (start, item) = (start + place.start, &items[place]);
-            let _ = json::members(item, |member| {
-                let value = &item[member.value.clone()];
-                if &item[member.key] == b"embedding" && member.kind == Kind::Array {
-                    found.push((start + member.value.start, value));
-                }
-            });
-        });
-    });
-    found
+        Ok(())
+    })?;
+    Ok((!strange).then_some(floats))
 }
 
 #[cfg(test)]

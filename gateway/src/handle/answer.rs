@@ -10,6 +10,7 @@ use super::head::{PASSED_BACK, header};
 use crate::batch::in_order;
 use crate::budget::Room;
 use crate::classify::Api;
+use crate::dialect::Usage;
 use crate::errors::{Code, Failure};
 use crate::exchange::{Framing, Idle, Line, Passing, ResponseBody, Source, Streaming, Watch, collect, in_base64, now};
 use crate::health::Cause;
@@ -117,22 +118,33 @@ impl Attempt<'_> {
         Ok(body)
     }
 
-    /// The client's answer of one that came on its behalf, in the API that its replica was asked by.
+    /// The client's answer of one that came on its behalf, in the API that its replica was asked by. `counted`: its tokens,
+    /// where it is one that the gateway has printed, under the client's name of the model.
     pub(super) fn told(
         &self,
         route: &Route,
         (status, given, body): (StatusCode, &HeaderMap, Bytes),
+        counted: Option<Usage>,
         settlement: &mut Settlement,
     ) -> Result<Response<ResponseBody>, Failure> {
         let replica = settlement.record.replica.clone();
         let opaque = replica.map(|replica| replica.opaque.clone()).or_else(|| given.get(header::REPLICA).cloned());
         let mut room = Room { held: self.shared.budget.hold(), limit: self.budget };
         room.grow(body.len())?;
-        let passing = match &self.crossing {
-            Some(crossing) => self.across(crossing, false, settlement),
-            None => Passing::Watched(self.watch(route, false)),
+        let body = match (&self.crossing, counted) {
+            (None, Some(usage)) => {
+                settlement.hold(Some(room.held));
+                settlement.counted(usage);
+                if self.reading.facts.base64 { in_base64(body) } else { body }
+            }
+            (crossing, _) => {
+                let passing = match crossing {
+                    Some(crossing) => self.across(crossing, false, settlement),
+                    None => Passing::Watched(self.watch(route, false)),
+                };
+                self.printed(route, (status, body), passing, room, settlement)?
+            }
         };
-        let body = self.printed(route, (status, body), passing, room, settlement)?;
         let mut answer = Response::new(ResponseBody::whole(body));
         *answer.status_mut() = status;
         give_headers(answer.headers_mut(), given, opaque, route, settlement);

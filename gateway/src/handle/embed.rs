@@ -164,7 +164,7 @@ impl Attempt<'_> {
                     settlement.handed(replica.as_ref());
                     asked = true;
                 }
-                Some(Told::Answer(brought)) => return self.bring(route, brought?, settlement),
+                Some(Told::Answer(brought)) => return self.bring(route, (*brought)?, settlement),
             }
         }
     }
@@ -222,23 +222,29 @@ impl Attempt<'_> {
             let asked =
                 |replica: Option<&Arc<Replica>>| told.lock().unwrap_or_else(PoisonError::into_inner).handed(replica);
             let brought = errand.run(std::iter::once(&piece), asked).await.map_err(Err)?;
-            // One that is refused is the answer to all.
+            let took = begun.elapsed();
             told.lock().unwrap_or_else(PoisonError::into_inner).grow(brought.body.len(), self.budget).map_err(Err)?;
-            if brought.status.is_success() { Ok((brought, piece.len(), begun.elapsed())) } else { Err(Ok(brought)) }
+            if !brought.status.is_success() {
+                return Err(Ok(brought)); // one that is refused is the answer to all
+            }
+            // While other replicas are at work still.
+            let rows = batch::Rows::read(&brought.body, piece.len()).map_err(Err)?;
+            Ok((brought, rows, took))
         });
         // One for each replica to work on, and one to begin with at once.
         let at_once = 2 * replicas;
         let answers = few_at_once(calls, at_once).await;
         let settlement = settlement.into_inner().unwrap_or_else(PoisonError::into_inner);
         let brought = match answers {
-            Ok(mut answers) => {
-                let first: Vec<Duration> = answers.iter().take(replicas).map(|(.., took)| *took).collect();
+            Ok(answers) => {
+                let first: Vec<_> = answers.iter().take(replicas).map(|(.., took)| *took).collect();
                 route.pool.desk.spread(route.engine_name(), &first);
-                let bodies: Vec<_> = answers.iter().map(|(brought, texts, _)| (brought.body.clone(), *texts)).collect();
-                let body = batch::join(&bodies, (api, model), now(settlement.record.started))?;
                 let retries = answers.iter().map(|(brought, ..)| brought.retries).fold(0, u8::saturating_add);
-                let Some((first, ..)) = answers.pop() else { return Err(refused(Code::NoReplica, None, route)) };
-                Brought { body, retries, ..first }
+                let (mut brought, rows): (Vec<_>, Vec<_>) =
+                    answers.into_iter().map(|(brought, rows, _)| (brought, rows)).unzip();
+                let (body, usage) = batch::join(rows, (api, model), now(settlement.record.started));
+                let Some(last) = brought.pop() else { return Err(refused(Code::NoReplica, None, route)) };
+                Brought { body, counted: Some(usage), retries, ..last }
             }
             Err(brought) => brought?,
         };
@@ -252,10 +258,10 @@ impl Attempt<'_> {
         brought: Brought,
         settlement: &mut Settlement,
     ) -> Result<Response<ResponseBody>, Failure> {
-        let Brought { status, headers, body, revision, adjusted, retries, callers } = brought;
+        let Brought { status, headers, body, counted, revision, adjusted, retries, callers } = brought;
         settlement.record.retries = settlement.record.retries.saturating_add(retries);
         settlement.record.callers = callers;
-        let mut answer = self.told(route, (status, &headers, body), settlement)?;
+        let mut answer = self.told(route, (status, &headers, body), counted, settlement)?;
         let adjusted = match &self.crossing {
             Some(crossing) => crossing.write(&self.reading.facts.model, &route.pool.pins).1.header(),
             None => adjusted,
@@ -310,11 +316,11 @@ async fn together(batch: Batch, call: Call) {
             }
             Err(Refused::ForOne(answer) | Refused::ForAll(answer)) => {
                 guilty = true;
-                seats.iter().for_each(|seat| drop(seat.tell.send(Told::Answer(answer.clone()))));
+                seats.iter().for_each(|seat| drop(seat.tell.send(Told::Answer(Box::new(answer.clone())))));
             }
             Ok(answers) => {
                 let each = seats.iter().zip(answers);
-                each.for_each(|(seat, answer)| drop(seat.tell.send(Told::Answer(Ok(answer)))));
+                each.for_each(|(seat, answer)| drop(seat.tell.send(Told::Answer(Box::new(Ok(answer))))));
             }
         }
     }
@@ -373,7 +379,8 @@ fn shared_out(
     room.grow(2 * brought.body.len()).map_err(|failure| Refused::ForAll(Err(failure)))?;
     let bodies = batch::share(&brought.body, &sizes, (key.api, &key.model), now(begun));
     let bodies = bodies.map_err(|failure| Refused::ForOne(Err(failure)))?;
-    Ok(bodies.into_iter().map(|body| Brought { body, ..brought.clone() }).collect())
+    let own = |(body, usage)| Brought { body, counted: Some(usage), ..brought.clone() };
+    Ok(bodies.into_iter().map(own).collect())
 }
 
 /// Whether a replica answers so because of what it was sent. Some say it by a 500.

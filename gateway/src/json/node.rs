@@ -7,8 +7,8 @@ use super::{Kind, Malformed, members};
 /// A value where it stands in a text that has been found well formed. Nothing is copied but strings with escapes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node<'a> {
-    text: &'a str,
-    kind: Kind,
+    pub(super) text: &'a str,
+    pub(super) kind: Kind,
 }
 
 impl<'a> Node<'a> {
