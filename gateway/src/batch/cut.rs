@@ -105,7 +105,7 @@ mod tests {
         assert_eq!((sizes(48, 2), sizes(40, 3)), (vec![24, 24], vec![16, 16, 8]));
         assert_eq!(sizes(256, 2), [96, 96, 24, 24, 8, 8]);
         let mut pace = Pace::default();
-        pace.ended(&[Duration::from_secs(1); 2]);
+        pace.ended(&[(128, Duration::from_secs(1)); 2]);
         let sizes = |texts: usize| -> Vec<usize> {
             cut(&vec![10; texts], 2, &pace).iter().map(ExactSizeIterator::len).collect()
         };

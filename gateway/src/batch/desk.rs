@@ -213,9 +213,9 @@ impl Desk {
         inner.pace(model).observe(weight, took);
     }
 
-    /// The first pieces of an array, one for each replica, have taken so long from its beginning on.
-    pub(crate) fn spread(&self, model: &str, took: &[Duration]) {
-        self.lock().pace(model).ended(took);
+    /// The first pieces of an array, one for each replica, weigh this and have taken so long from its beginning on.
+    pub(crate) fn spread(&self, model: &str, pieces: &[(usize, Duration)]) {
+        self.lock().pace(model).ended(pieces);
     }
 
     /// A call for several failed, and is made again in halves.

@@ -18,7 +18,7 @@ pub(super) const MOST_WEIGHT: usize = (1 << 14) - 1;
 
 /// Weights from 2^k to 2^(k+1) - 1 are class k.
 const CLASSES: usize = 15;
-/// Calls of a class that are kept.
+/// Measurements that are kept: calls of a class, and arrays that were spread.
 const KEPT: usize = 7;
 /// Calls from which a class is known.
 const ENOUGH: usize = 3;
@@ -36,8 +36,8 @@ const TRY_AGAIN: u32 = 256;
 const LOOK_BESIDE: u32 = 32;
 /// Replicas are equally quick whose pieces end within this share of the longest's time: more is lost by another round.
 const EVEN: f64 = 0.1;
-/// Arrays that are cut in rounds after one whose pieces did not end together.
-const ROUNDS: u32 = 16;
+/// Pieces of which the lightest weighs less than this share of the heaviest say nothing of replicas.
+const EQUAL: f64 = 0.9;
 
 /// What a text of so many bytes weighs: its tokens, as estimated.
 pub(super) fn weight(bytes: usize) -> usize {
@@ -62,32 +62,33 @@ pub(super) struct Most {
     pub(super) alone: bool,
 }
 
-/// The last calls of a class. Unit: seconds for a unit of weight.
+/// The last few of some measurements: one that is unlike the others changes nothing.
 #[derive(Clone, Copy, Debug, Default)]
-struct Class {
-    last: [f64; KEPT],
+struct Last {
+    kept: [f64; KEPT],
     seen: usize,
 }
 
-impl Class {
-    fn observe(&mut self, cost: f64) {
-        self.last[self.seen % KEPT] = cost;
+impl Last {
+    fn observe(&mut self, one: f64) {
+        self.kept[self.seen % KEPT] = one;
         self.seen += 1;
     }
 
-    /// The median, once there are enough.
-    fn cost(&self) -> Option<f64> {
-        let mut kept = self.last;
-        let kept = kept.get_mut(..self.seen.min(KEPT)).filter(|kept| kept.len() >= ENOUGH)?;
+    /// The median, the upper one of two, once there are so many.
+    fn median(&self, enough: usize) -> Option<f64> {
+        let mut kept = self.kept;
+        let kept = kept.get_mut(..self.seen.min(KEPT)).filter(|kept| kept.len() >= enough)?;
         kept.sort_by(f64::total_cmp);
-        Some(kept[kept.len() / 2])
+        kept.get(kept.len() / 2).copied()
     }
 }
 
 /// What is known of a model on a pool's replicas.
 #[derive(Debug)]
 pub(super) struct Pace {
-    classes: [Class; CLASSES],
+    /// What a unit of weight takes in calls of each class. Unit: seconds.
+    classes: [Last; CLASSES],
     joins: bool,
     tries: u32,
     /// Calls since the last try, or look beside.
@@ -97,14 +98,14 @@ pub(super) struct Pace {
     texts: usize,
     /// Calls since some were refused, or more were allowed again.
     taken: u32,
-    /// Arrays that are cut in rounds, before it is believed that all replicas are equally quick.
-    rounds: u32,
+    /// How far apart the first pieces of arrays ended. Unit: shares of the time of the one that took longest.
+    apart: Last,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        let classes = [Class::default(); CLASSES];
-        Self { classes, joins: false, tries: TRIES, calls: 0, looks: 0, texts: MOST_TEXTS, taken: 0, rounds: 1 }
+        let (classes, apart) = ([Last::default(); CLASSES], Last::default());
+        Self { classes, joins: false, tries: TRIES, calls: 0, looks: 0, texts: MOST_TEXTS, taken: 0, apart }
     }
 }
 
@@ -129,11 +130,16 @@ impl Pace {
         self.taken = 0;
     }
 
+    /// What a unit of weight takes in calls of a class, once that is known. Unit: seconds.
+    fn cost(&self, class: usize) -> Option<f64> {
+        self.classes[class].median(ENOUGH)
+    }
+
     /// The class from `one` on in which texts are cheapest, and by which factor cheaper than in `one`; nothing where that
     /// is not known yet.
     fn best(&self, one: usize) -> Option<(usize, f64)> {
-        let alone = self.classes[one].cost()?;
-        let known = (one..CLASSES).filter_map(|class| Some((class, self.classes[class].cost()?)));
+        let alone = self.cost(one)?;
+        let known = (one..CLASSES).filter_map(|class| Some((class, self.cost(class)?)));
         let (best, cost) = known.min_by(|a, b| a.1.total_cmp(&b.1))?;
         Some((best, alone / cost.max(f64::MIN_POSITIVE)))
     }
@@ -141,7 +147,7 @@ impl Pace {
     /// The next larger class that is to be looked at, if any: each up to [`LOOK`] above a single caller's, then as long
     /// as the largest that is known is the best.
     fn unknown(&self, one: usize) -> Option<usize> {
-        let first = (one + 1..CLASSES).find(|class| self.classes[*class].cost().is_none())?;
+        let first = (one + 1..CLASSES).find(|class| self.cost(*class).is_none())?;
         let (best, _) = self.best(one)?;
         (first <= one + LOOK || first <= best + 1).then_some(first)
     }
@@ -186,16 +192,20 @@ impl Pace {
         (gain >= JOIN_UNTIL).then(|| heaviest(best).min(MOST_WEIGHT))
     }
 
-    /// Equal pieces of an array, one for each replica, have taken so long from its beginning on.
-    pub(super) fn ended(&mut self, took: &[Duration]) {
-        let (Some(first), Some(last)) = (took.iter().min(), took.iter().max()) else { return };
-        let is_even = (*last - *first).as_secs_f64() <= EVEN * last.as_secs_f64();
-        self.rounds = if is_even { self.rounds.saturating_sub(1) } else { ROUNDS };
+    /// The first pieces of an array, one for each replica, weigh this and have taken so long from its beginning on.
+    pub(super) fn ended(&mut self, pieces: &[(usize, Duration)]) {
+        let weights = pieces.iter().map(|(weight, _)| *weight);
+        let (Some(lightest), Some(heaviest)) = (weights.clone().min(), weights.max()) else { return };
+        let took = pieces.iter().map(|(_, took)| took.as_secs_f64());
+        let (first, last) = took.fold((f64::INFINITY, 0.0), |(first, last), took| (took.min(first), took.max(last)));
+        if last > 0.0 && lightest as f64 >= EQUAL * heaviest as f64 {
+            self.apart.observe((last - first) / last);
+        }
     }
 
-    /// Whether a piece for each replica is enough, for all will end together.
+    /// Whether a piece for each replica is enough, for all will end together: those of most arrays did, lately.
     pub(super) fn is_even(&self) -> bool {
-        self.rounds == 0
+        self.apart.median(1).is_some_and(|apart| apart <= EVEN)
     }
 
     /// Most texts in a call.
@@ -279,20 +289,43 @@ mod tests {
         assert_eq!(pace.texts(), 4, "it begins anew where it is right");
     }
 
+    /// The pieces of an array that weigh the same and have taken so many milliseconds.
+    fn spread(pace: &mut Pace, took: [u64; 2]) -> bool {
+        pace.ended(&took.map(|millis| (100, Duration::from_millis(millis))));
+        pace.is_even()
+    }
+
     #[test]
-    fn replicas_are_equally_quick_until_one_is_not_and_are_believed_to_be_again_after_sixteen_arrays() {
+    fn replicas_are_equally_quick_where_the_pieces_of_most_arrays_end_together() {
         let mut pace = Pace::default();
-        let took = |of: &[u64]| of.iter().map(|millis| Duration::from_millis(*millis)).collect::<Vec<_>>();
-        assert!(!pace.is_even());
-        pace.ended(&took(&[100, 91]));
-        assert!(pace.is_even());
-        pace.ended(&took(&[100, 89]));
-        for _ in 0..16 {
-            assert!(!pace.is_even());
-            pace.ended(&took(&[100, 100]));
+        assert!(!pace.is_even(), "that is not known yet");
+        assert!(spread(&mut pace, [100, 91]));
+        assert!(!spread(&mut pace, [100, 89]), "of two the worse counts");
+        assert!(spread(&mut pace, [95, 100]));
+        (0..4).for_each(|_| assert!(spread(&mut pace, [100, 100])));
+        for _ in 0..20 {
+            assert!(spread(&mut pace, [100, 900]), "one that is unlike the others changes nothing");
+            (0..3).for_each(|_| assert!(spread(&mut pace, [100, 100])));
         }
+        // Three of the last seven may have been so; a fourth is one too many.
+        (0..5).for_each(|_| _ = spread(&mut pace, [100, 100]));
+        let even: Vec<bool> = (0..5).map(|_| spread(&mut pace, [100, 50])).collect();
+        assert_eq!(even, [true, true, true, false, false]);
+        let even: Vec<bool> = (0..5).map(|_| spread(&mut pace, [100, 100])).collect();
+        assert_eq!(even, [false, false, false, true, true]);
+    }
+
+    #[test]
+    fn pieces_that_are_not_equal_say_nothing_of_replicas() {
+        let mut pace = Pace::default();
+        assert!(spread(&mut pace, [100, 100]));
+        let (short, long) = (Duration::from_millis(20), Duration::from_millis(100));
+        (0..9).for_each(|_| pace.ended(&[(160, long), (40, short)]));
         pace.ended(&[]);
+        pace.ended(&[(100, Duration::ZERO); 2]);
         assert!(pace.is_even());
+        (0..9).for_each(|_| pace.ended(&[(100, long), (95, short)]));
+        assert!(!pace.is_even());
     }
 
     #[test]

@@ -229,7 +229,7 @@ impl Attempt<'_> {
             }
             // While other replicas are at work still.
             let rows = batch::Rows::read(&brought.body, piece.len()).map_err(Err)?;
-            Ok((brought, rows, took))
+            Ok((brought, rows, (piece.weight(), took)))
         });
         // One for each replica to work on, and one to begin with at once.
         let at_once = 2 * replicas;
