@@ -87,6 +87,39 @@ fn and_as_long_as_there_is_no_replica() {
 }
 
 #[test]
+fn what_cannot_be_answered_in_time_is_refused_at_once() {
+    let replica = simulator_with(Config { models: vec![Model::embedding("e", 1 << 20)], ..quick() });
+    let tutti = Tutti::start(&pool(&[replica.url()], "engine: openai\n    expose: all"));
+    replica.set_fault(Some((Fault::SlowFirstByte(Duration::from_millis(200)), Scope::Inference)));
+    known(&tutti, "e");
+    replica.set_fault(Some((Fault::Silent, Scope::Inference)));
+    let held = tutti.begin("/v1/embeddings", &body("e", "held"));
+    reached(&replica, KNOWN + 1);
+    let within = |deadline: &str, text: &str| {
+        let mut client = tutti.client();
+        client.send("POST", "/v1/embeddings", &[("x-tutti-deadline-ms", deadline)], &body("e", text)).unwrap();
+        client
+    };
+    let too_late = || tutti.metric("tutti_requests_too_late_total", &[]);
+    let refused = within("100", "in vain").answer().unwrap();
+    assert_eq!(code(&refused), (503, json!("too_late")), "{}", refused.text());
+    let after: u64 = refused.header("retry-after").and_then(|after| after.parse().ok()).unwrap();
+    assert!((1..60).contains(&after), "{after}");
+    assert_eq!(too_late(), 1.0, "it has not waited");
+    // For this one there is time enough, but the call that it waits for does not end.
+    let refused = within("1500", "in vain").answer().unwrap();
+    assert_eq!(code(&refused), (503, json!("too_late")), "{}", refused.text());
+    let mut waits = within("60000", "in time");
+    wait(&tutti, 1);
+    replica.set_fault(None);
+    drop(held);
+    let answer = waits.answer().unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = inference(&replica.seen());
+    assert!(!seen.iter().any(|seen| String::from_utf8_lossy(&seen.body).contains("in vain")), "{seen:?}");
+}
+
+#[test]
 fn a_higher_class_neither_waits_for_a_call_of_a_lower_one_nor_shares_one() {
     let replica = simulator_with(Config { models: vec![Model::embedding("e", 1 << 20)], ..quick() });
     let tutti = Tutti::start(&pool(&[replica.url()], "engine: openai\n    expose: all\n    slots: 8"));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
@@ -51,6 +51,8 @@ pub(crate) struct Counts {
     pub(crate) pieces: u64,
     /// Calls for several that failed, and were made again in halves.
     pub(crate) halved: u64,
+    /// Requests that were refused because they would have come too late.
+    pub(crate) late: u64,
 }
 
 /// What a caller who waits is told.
@@ -88,6 +90,8 @@ pub(crate) struct Seat {
     /// The `x-request-id`.
     pub(crate) id: HeaderValue,
     pub(crate) charge: Charge,
+    /// When it must have been answered to be of use.
+    pub(crate) deadline: Option<Instant>,
     pub(crate) tell: mpsc::UnboundedSender<Told>,
 }
 
@@ -106,6 +110,8 @@ pub(crate) enum Arrived {
     Waits(Waiting),
     /// As many wait as may.
     Full,
+    /// It would come too late, at least by so much.
+    Late(Duration),
 }
 
 /// A place among those who wait; dropping it leaves.
@@ -113,6 +119,8 @@ pub(crate) struct Waiting {
     desk: Arc<Desk>,
     key: Arc<Key>,
     spot: Spot,
+    /// What its call takes, where that is known and it matters.
+    pub(crate) takes: Duration,
     /// Unbounded, and yet bounded: a try and an answer for each time that the call is made.
     pub(crate) inbox: mpsc::UnboundedReceiver<Told>,
 }
@@ -165,14 +173,15 @@ impl Desk {
         Some(pieces)
     }
 
-    /// Somebody comes with texts for a model, who is charged so much. `limits`: how many replicas know the model by this
-    /// name, and how many may wait.
+    /// Somebody comes with texts for a model, who is charged so much and must be answered by then. `limits`: how many replicas
+    /// know the model by this name, and how many may wait.
     pub(crate) fn arrive(
         self: &Arc<Self>,
         key: &Arc<Key>,
         model: &str,
         (texts, id, charge): (Texts, &HeaderValue, Charge),
         limits: (usize, usize),
+        deadline: Option<Instant>,
     ) -> Arrived {
         let (tell, inbox) = mpsc::unbounded_channel();
         let size = (texts.len(), texts.weight());
@@ -181,14 +190,26 @@ impl Desk {
         inner.pace(model);
         let (gather, paces) = (&mut inner.gather, &mut inner.paces);
         let gathers = || paces.get_mut(model).is_some_and(|pace| pace.gathers(size.1));
-        let seat = || Seat { texts, id: id.clone(), charge, tell };
-        let arrival = gather.arrive(key, (size, charge), limits, gathers, seat);
-        self.waiting.store(gather.waiting(), Relaxed);
-        match arrival {
-            Arrival::Alone => Arrived::Alone,
-            Arrival::Waits(spot) => Arrived::Waits(Waiting { desk: self.clone(), key: key.clone(), spot, inbox }),
-            Arrival::Full => Arrived::Full,
+        let seat = || Seat { texts, id: id.clone(), charge, deadline, tell };
+        let spot = match gather.arrive(key, (size, charge), limits, gathers, seat) {
+            Arrival::Alone => return Arrived::Alone,
+            Arrival::Full => return Arrived::Full,
+            Arrival::Waits(spot) => spot,
+        };
+        let expected = deadline.and_then(|deadline| {
+            let (before, at_once) = gather.before(key, spot);
+            let (turn, takes) = paces.get(model)?.expected(size.1, before, at_once)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            Some((takes, turn.saturating_add(takes).saturating_sub(left)))
+        });
+        let (takes, late) = expected.unwrap_or_default();
+        if !late.is_zero() {
+            gather.left(key, spot);
+            inner.counts.late += 1;
+            return Arrived::Late(late);
         }
+        self.waiting.store(gather.waiting(), Relaxed);
+        Arrived::Waits(Waiting { desk: self.clone(), key: key.clone(), spot, takes, inbox })
     }
 
     /// A call has ended; yields those who leave now, if any wait.

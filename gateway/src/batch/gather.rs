@@ -119,6 +119,12 @@ impl<T> Gather<T> {
         self.tidy(key);
     }
 
+    /// What those weigh who leave before who waits there, and how many calls may be under way at once.
+    pub(super) fn before(&self, key: &Arc<Key>, spot: Spot) -> (usize, usize) {
+        let Some(group) = self.groups.get(key) else { return (0, 1) };
+        (group.waiting.range(..spot).map(|(_, waiter)| waiter.weight).sum(), group.width)
+    }
+
     /// A call has ended; yields those who leave together now, which counts as a call. `most`: how much may, where the
     /// first weighs so much.
     pub(super) fn ended(&mut self, key: &Arc<Key>, most: impl FnOnce(usize) -> Most) -> Vec<Waiter<T>> {
@@ -270,7 +276,9 @@ mod tests {
         assert_eq!(arrive(1), Arrival::Alone);
         (0..500).for_each(|_| _ = arrive(1));
         (0..3).for_each(|_| _ = arrive(2));
+        let Arrival::Waits(last) = arrive(2) else { panic!("it waits") };
+        assert_eq!(gather.before(&key, last), (70, 1), "three of its own, and four of the other's");
         let leaving = gather.ended(&key, |_| Most { weight: 80, texts: 8, alone: false });
-        assert_eq!(leaving.iter().filter(|waiter| waiter.who == 2).count(), 3);
+        assert_eq!(leaving.iter().filter(|waiter| waiter.who == 2).count(), 4);
     }
 }

@@ -208,6 +208,21 @@ impl Pace {
         self.apart.median(1).is_some_and(|apart| apart <= EVEN)
     }
 
+    /// How long it is, at least, until a caller of this weight is called for who comes now, and how long that call takes,
+    /// where such a weight waits before him and so many calls are made at once. What is under way is not counted, for it is not
+    /// known how soon it ends; nothing where it is not known what calls take.
+    pub(super) fn expected(&self, weight: usize, before: usize, at_once: usize) -> Option<(Duration, Duration)> {
+        let one = class(weight);
+        let (best, _) = self.best(one)?;
+        let (alone, cheapest) = (self.cost(one)?, self.cost(best)?);
+        let call = heaviest(best).min(MOST_WEIGHT);
+        let turns = before / call / at_once.max(1);
+        // The rest of them goes along, and no call is quicker than his own would be.
+        let own = (cheapest * (before % call + weight) as f64).max(alone * weight as f64);
+        let turn = Duration::try_from_secs_f64(cheapest * (turns * call) as f64).ok()?;
+        Some((turn, Duration::try_from_secs_f64(own).ok()?))
+    }
+
     /// Most texts in a call.
     pub(super) fn texts(&self) -> usize {
         self.texts
@@ -326,6 +341,29 @@ mod tests {
         assert!(pace.is_even());
         (0..9).for_each(|_| pace.ended(&[(100, long), (95, short)]));
         assert!(!pace.is_even());
+    }
+
+    #[test]
+    fn what_a_caller_must_wait_for_is_what_leaves_before_him() {
+        let millis = |(turn, own): (Duration, Duration)| (turn.as_millis(), own.as_millis());
+        let mut pace = Pace::default();
+        assert_eq!(pace.expected(10, 0, 1), None, "nothing is known");
+        // Of class 3: a text of ten, which takes 100 ms.
+        (0..ENOUGH).for_each(|_| pace.observe(10, Duration::from_millis(100)));
+        assert_eq!(pace.expected(10, 0, 1).map(millis), Some((0, 100)));
+        assert_eq!(
+            pace.expected(10, 30, 1).map(millis),
+            Some((300, 100)),
+            "two calls of fifteen, and of one he is a part"
+        );
+        assert_eq!(pace.expected(10, 30, 3).map(millis), Some((0, 100)), "three are made at once");
+        // Of class 6: eight of them, which take 120 ms; as many as 127 may leave then.
+        (0..ENOUGH).for_each(|_| pace.observe(80, Duration::from_millis(120)));
+        assert_eq!(pace.expected(10, 0, 1).map(millis), Some((0, 100)), "not quicker than alone");
+        assert_eq!(pace.expected(10, 110, 1).map(millis), Some((0, 180)), "he goes along");
+        assert_eq!(pace.expected(10, 2 * 127 + 110, 1).map(millis), Some((381, 180)));
+        assert_eq!(pace.expected(10, 2 * 127 + 110, 2).map(millis), Some((190, 180)));
+        assert_eq!(pace.expected(1_000, 0, 1), None, "of such a weight nobody was alone yet");
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Attempt<'_> {
         let key = Arc::new(Key { class: self.ticket.class, api, model: (*facts.model).into(), revision, fields });
         let size = (texts.len(), texts.weight());
         let who = (texts, &settlement.record.request_id, (self.ticket.tenant, self.ticket.cost));
-        match desk.arrive(&key, model, who, (replicas, route.pool.most_waiting)) {
+        match desk.arrive(&key, model, who, (replicas, route.pool.most_waiting), self.ticket.deadline) {
             Arrived::Alone => {
                 let (shared, desk, budget) = (self.shared.clone(), desk.clone(), self.budget);
                 let ground = Ground { shared, desk, model: model.into(), budget };
@@ -115,6 +115,7 @@ impl Attempt<'_> {
             }
             Arrived::Waits(waiting) => self.wait(&route, waiting, settlement).await.map(Way::Done),
             Arrived::Full => Err(refused(Code::QueueFull, None, &route)),
+            Arrived::Late(by) => Err(refused(Code::TooLate, Some(by), &route)),
         }
     }
 
@@ -148,7 +149,9 @@ impl Attempt<'_> {
             let told = if asked {
                 waiting.inbox.recv().await
             } else {
-                let last = self.ticket.deadline.map_or(until, |deadline| deadline.min(until));
+                // What would be answered later than that is of no use.
+                let last = self.ticket.deadline.map(|deadline| deadline.checked_sub(waiting.takes).unwrap_or(since));
+                let last = last.map_or(until, |last| last.min(until));
                 match tokio::time::timeout_at(last.into(), waiting.inbox.recv()).await {
                     Ok(told) => told,
                     Err(_) if last < until => return Err(refused(Code::TooLate, None, route)),
@@ -342,6 +345,8 @@ enum Refused {
 async fn asked_for(seats: &[Seat], key: &Key, ground: &Ground) -> Result<Brought, Refused> {
     // It has the turn of the first of them: the others go along.
     let (tenant, cost) = seats[0].charge;
+    // And is of use until the last of them must have been answered.
+    let deadline = seats.iter().map(|seat| seat.deadline).reduce(|a, b| Some(a?.max(b?))).flatten();
     let errand = Errand {
         shared: &ground.shared,
         api: key.api,
@@ -350,7 +355,7 @@ async fn asked_for(seats: &[Seat], key: &Key, ground: &Ground) -> Result<Brought
         pinned: key.revision.1,
         id: &seats[0].id,
         headers: &[],
-        ticket: Ticket { class: key.class, tenant, cost, ..Ticket::default() },
+        ticket: Ticket { class: key.class, tenant, cost, deadline, ..Ticket::default() },
         budget: ground.budget,
         callers: seats.len(),
     };

@@ -206,7 +206,7 @@ fn loaders(table: &Table, page: &mut Page) {
 fn turns(table: &Table, page: &mut Page) {
     of_pools(table, page, &f::LOADS_AVOIDED, |pool| pool.owner.tallied.get().avoided);
     of_pools(table, page, &f::LATE_GROUPS, |pool| pool.owner.tallied.get().late);
-    of_pools(table, page, &f::TOO_LATE, |pool| pool.owner.tallied.get().refused);
+    of_pools(table, page, &f::TOO_LATE, |pool| pool.owner.tallied.get().refused + pool.desk.told().0.late);
     let mut family = page.family(&f::BATCH);
     for pool in &table.pools {
         let tally = pool.owner.tallied.get();
