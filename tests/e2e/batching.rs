@@ -59,11 +59,27 @@ fn a_load_is_done_as_the_first_who_waits_wants_it() {
     let load = seen.iter().find(|seen| seen.path == "/api/generate").expect("a load");
     let load: Value = serde_json::from_slice(&load.body).unwrap();
     assert_eq!(load["options"], json!({ "num_ctx": 4096 }), "what a runner is started with, and is well formed");
-    assert_eq!(load.get("keep_alive"), None, "one of 0 would unload");
+    assert_eq!(load.get("keep_alive"), None, "how long others' weights stay is no client's to say");
     let loads = |outcome: &str| tutti.metric("tutti_weights_loads_total", &[&format!("outcome=\"{outcome}\"")]);
     assert_eq!((loads("loaded"), loads("failed")), (1.0, 0.0));
     let status = tutti.command(&["status"]);
     assert!(status.stdout.contains("model a has its base's runner"), "{}", status.stdout);
+}
+
+#[test]
+fn a_load_says_how_long_weights_stay_where_the_pool_does() {
+    for (stay, said) in [("1h", json!("1h0m0s")), ("0s", Value::Null)] {
+        let replica = adapters();
+        let fields = format!("expose: all\n    slots: 1\n    keepAlive: {stay}");
+        let tutti = Tutti::start(&pool(&[replica.url()], &fields));
+        let mut body: Value = serde_json::from_str(&chat("a")).unwrap();
+        body["keep_alive"] = "7m".into();
+        assert_eq!(tutti.ask("POST", "/api/chat", &body.to_string()).status, 200);
+        let seen = replica.seen();
+        let load = seen.iter().find(|seen| seen.path == "/api/generate").expect("a load");
+        let load: Value = serde_json::from_slice(&load.body).unwrap();
+        assert_eq!(load["keep_alive"], said, "one of 0 would unload: {load}");
+    }
 }
 
 #[test]

@@ -120,6 +120,12 @@ impl Pins {
         self.keep_alive.as_ref().map(|pin| &*pin.json)
     }
 
+    /// The same for a request that only loads: nothing where it is zero, for Ollama then unloads.
+    pub(crate) fn keep_alive_of_load(&self) -> Option<&str> {
+        let stays = |pin: &&Pin| pin.value != Value::Stay(Duration::ZERO);
+        self.keep_alive.as_ref().filter(stays).map(|pin| &*pin.json)
+    }
+
     /// Says that all of them are in force, in a body that says nothing else of them.
     pub(crate) fn say(&self, adjusted: &mut Adjusted) {
         self.options.iter().chain(&self.keep_alive).for_each(|pin| pin.say(adjusted));
@@ -282,7 +288,15 @@ mod tests {
             RunnerSpec { num_ctx: Some(8192), num_gpu: Some(-1), use_mmap: Some(false), ..RunnerSpec::default() };
         let pins = pins(runner, KeepAlive::For(HumanDuration::from_secs(300)));
         assert_eq!(pins.options().collect::<Vec<_>>(), [("num_ctx", "8192"), ("num_gpu", "-1"), ("use_mmap", "false")]);
-        assert_eq!(pins.keep_alive(), Some("\"5m0s\""));
+        assert_eq!((pins.keep_alive(), pins.keep_alive_of_load()), (Some("\"5m0s\""), Some("\"5m0s\"")));
+    }
+
+    #[test]
+    fn a_load_is_told_of_no_stay_that_would_unload() {
+        let stay = |stay| pins(RunnerSpec::default(), stay);
+        let none = stay(KeepAlive::For(HumanDuration::from_secs(0)));
+        assert_eq!((none.keep_alive(), none.keep_alive_of_load()), (Some("\"0s\""), None));
+        assert_eq!(stay(KeepAlive::Client).keep_alive_of_load(), None);
     }
 
     #[test]

@@ -106,6 +106,10 @@ impl Loading {
             if !options.is_empty() {
                 body.insert("options".to_owned(), Value::Object(options));
             }
+            // Never a client's: others wait for the weights too.
+            if let Some(stay) = self.pins.keep_alive_of_load().and_then(|json| serde_json::from_str(json).ok()) {
+                body.insert("keep_alive".to_owned(), stay);
+            }
             Value::Object(body).to_string()
         };
         let post = |path: &'static str, body: String| fetch::post(&slots.replica, path, body, within);
