@@ -213,6 +213,31 @@ fn an_owner_is_killed_with_500_waiting_and_none_is_lost_or_sent_twice() {
 }
 
 #[test]
+fn a_session_keeps_its_replica_when_the_pool_changes_hands() {
+    let replicas = [(); 3].map(|()| simulator());
+    let fleet = Fleet::new(2);
+    let mut gateways = fleet.start(2, "", &pool(&replicas.each_ref().map(Running::url), "expose: all\n    slots: 2"));
+    let owner = gateways.remove(Fleet::agree(&gateways.iter().collect::<Vec<_>>()));
+    let other = &gateways[0];
+    let calls = |replica: &Running| inference(&replica.seen()).len();
+    // Sessions are told apart by their first kilobyte.
+    let went = |tutti: &Tutti, session: usize| {
+        let said = format!("session {session}, ").repeat(200);
+        let body = json!({ "model": "m", "messages": [{ "role": "user", "content": said }], "stream": false });
+        let before = replicas.each_ref().map(calls);
+        assert_eq!(tutti.ask("POST", "/api/chat", &body.to_string()).status, 200);
+        replicas.iter().zip(before).position(|(replica, before)| calls(replica) > before)
+    };
+    let all = |tutti: &Tutti| -> Vec<Option<usize>> { (0..12).map(|session| went(tutti, session)).collect() };
+    let before = all(&owner);
+    assert!(before.iter().any(|at| *at != before[0]), "they are spread: {before:?}");
+    assert_eq!(all(other), before, "handed to the owner");
+    owner.signal(Signal::KILL);
+    Fleet::agree(&[other]);
+    assert_eq!(all(other), before, "by the new owner");
+}
+
+#[test]
 fn an_owner_that_is_frozen_sends_nothing_when_it_wakes() {
     let replica = simulator();
     replica.set_fault(Some((Fault::Silent, Scope::Inference)));

@@ -63,6 +63,54 @@ proptest! {
     }
 }
 
+/// Three runners with one slot each, and four groups that always have somebody waiting: a group that was loaded keeps its runner
+/// for its quantum, though others wait. One that was not late then gives way to those who are, but not before it was of use
+/// for as long as a load takes.
+#[test]
+fn on_each_of_several_replicas_a_group_keeps_its_quantum() {
+    let mut world = World::new(1);
+    let start = world.now;
+    (0..100).for_each(|_| (0..GROUPS).for_each(|group| world.ask(group)));
+    // What each runner has, and since when; when what it does ends.
+    let mut has: BTreeMap<RunnerId, (GroupId, Instant)> = BTreeMap::new();
+    let mut ends: BTreeMap<RunnerId, Instant> = BTreeMap::new();
+    let mut kept = 0;
+    while !world.waiting.is_empty() {
+        assert!(world.now < start + Duration::from_secs(600), "it never ends");
+        world.pass(10);
+        for runner in 0..RUNNERS {
+            let (now, loading) = (world.now, world.loading.get(&runner).copied());
+            if loading.is_some()
+                && let Some((group, since)) = has.remove(&runner)
+                && world.waiting.values().any(|wish| wish.group == group)
+            {
+                // From then on all are late when their loads begin.
+                let all_late = start + Duration::from_millis(MAX_WAIT + LOAD + 20);
+                let least = if since < all_late { LOAD } else { QUANTUM };
+                assert!(now - since >= Duration::from_millis(least), "{:?} of {group}", now - since);
+                kept += 1;
+            }
+            let running = world.running.iter().position(|(slot, _)| slot.runner == runner);
+            let takes = Duration::from_millis(if loading.is_some() { LOAD } else { SERVICE });
+            if loading.is_none() && running.is_none() {
+                ends.remove(&runner);
+            } else if *ends.entry(runner).or_insert(now + takes) <= now {
+                ends.remove(&runner);
+                match (loading, running) {
+                    (Some(group), _) => {
+                        let at = world.loading.keys().position(|other| *other == runner).unwrap();
+                        world.load_ends(at, true);
+                        has.insert(runner, (group, now));
+                    }
+                    (None, Some(at)) => world.done(at),
+                    (None, None) => {}
+                }
+            }
+        }
+    }
+    assert!(kept >= 4, "{kept}");
+}
+
 #[test]
 fn what_is_evicted_as_soon_as_it_is_loaded_is_loaded_again() {
     let mut world = alone();
