@@ -26,6 +26,9 @@ pub struct EngineName(String);
 pub struct InvalidName(pub String);
 
 impl EngineName {
+    /// What the names begin with under which loaders have candidates, whichever pool they are of, until they are proven.
+    pub const STAGING: &str = "tutti-staging-";
+
     /// The canonical form.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -37,6 +37,13 @@ pub(crate) fn of_a_loader(name: &str) -> Option<EngineName> {
     begins(name, &name[..=before.len()]).then(|| name.parse().ok()).flatten()
 }
 
+/// Whether a name that an engine lists, in its canonical form, is of a loader's making: no model of the engine's own to show,
+/// whether or not a loader has told of it. It may be left there by one that is gone; and one that looks like a loader's to a
+/// pool `with_adapters` is such a one.
+pub(crate) fn is_made_by_a_loader(name: &str, with_adapters: bool) -> bool {
+    name.starts_with(EngineName::STAGING) || (with_adapters && of_a_loader(name).is_some())
+}
+
 /// The name under which replicas have an adapter, by what each has and what its loader says of it; and for each whether it
 /// serves it. Where they know it by several names (an engine that takes adapters beside one that wants them merged, or a base
 /// that was changed) it is that of most replicas; of two such, the newer.
@@ -108,7 +115,9 @@ mod tests {
             [("risk:v1-1a2b3c4d5e6f", true), ("risk:v1-1a2b3c4d5e6", false), ("risk", false), ("a-", false)]
         {
             assert_eq!(of_a_loader(name).is_some(), is, "{name}");
+            assert_eq!((is_made_by_a_loader(name, true), is_made_by_a_loader(name, false)), (is, false), "{name}");
         }
+        assert!(is_made_by_a_loader("tutti-staging-p/left:over", false), "half made, by whomever");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::batch::Desk;
 use crate::credential::Credential;
 use crate::health;
 use crate::health::core::Policy;
-use crate::loaders::{Loader, Reach};
+use crate::loaders::{Loader, Neighbours, Reach};
 use crate::replica::Replica;
 use crate::schedule::{Owner, Shared, Slots, Target, Terms};
 use crate::tls::{Between, Mutual};
@@ -84,6 +84,8 @@ pub struct Registry {
     credentials: HashMap<PathBuf, Weak<Credential>>,
     owners: HashMap<Box<str>, Weak<Owner>>,
     loaders: HashMap<LoaderKey, Weak<Loader>>,
+    /// By the URLs of engines, all replicas there, of whichever pool.
+    neighbours: HashMap<Box<str>, Arc<Neighbours>>,
     /// TLS with loaders, by its files.
     mutuals: HashMap<MutualTlsSpec, Weak<Mutual>>,
     /// A loader has told, or a replica was seen to hold, something after which requests go elsewhere.
@@ -116,6 +118,7 @@ impl Registry {
             return Ok(known);
         }
         let new = Replica::new(pool, &key.2, credential)?;
+        self.neighbours(&new.url).join(&new);
         self.replicas.insert(key, Arc::downgrade(&new));
         Ok(new)
     }
@@ -124,6 +127,11 @@ impl Registry {
     pub(crate) fn others(&self, than: &[u64]) -> Vec<Weak<Replica>> {
         let is_other = |of: &&Weak<Replica>| of.upgrade().is_some_and(|replica| !than.contains(&replica.id));
         self.replicas.values().filter(is_other).cloned().collect()
+    }
+
+    /// The replicas at a URL.
+    pub(crate) fn neighbours(&mut self, url: &str) -> Arc<Neighbours> {
+        self.neighbours.entry(url.into()).or_default().clone()
     }
 
     /// The key in a file. One that was read before is the same: it is followed, and may be older than the file.
@@ -164,7 +172,7 @@ impl Registry {
         let token = token.map_err(|error| format!("adapters.tokenFile: {error}"))?;
         let tls = shown.tls.as_ref().map(|spec| self.mutual(spec)).transpose()?;
         let reach = Reach::new(key.1.clone(), token, tls)?;
-        let new = Loader::start(reach, replica, self.told.clone());
+        let new = Loader::start(reach, replica, self.neighbours(&replica.url), self.told.clone());
         self.loaders.insert(key, Arc::downgrade(&new));
         Ok(new)
     }
@@ -276,6 +284,7 @@ impl Registry {
         self.owners.retain(|_, owner| owner.strong_count() > 0);
         self.desks.retain(|_, desk| desk.strong_count() > 0);
         self.replicas.retain(|_, replica| replica.strong_count() > 0);
+        self.neighbours.retain(|_, neighbours| neighbours.is_anybody_there());
         self.loaders.retain(|_, loader| {
             loader.upgrade().inspect(|loader| loader.look()).is_some() // what it has to keep may be other names now
         });

@@ -298,7 +298,8 @@ impl Table {
         for Available { name, entry, .. } in available {
             let key = canonical(name);
             let is_loaders = || pool.loaders.iter().flatten().any(|loader| loader.is_its_own(&key));
-            if self.routes.contains_key(&*key) || is_loaders() {
+            let is_made = adapters::is_made_by_a_loader(&key, spec.adapters.is_some());
+            if self.routes.contains_key(&*key) || is_made || is_loaders() {
                 continue;
             }
             let replicas: Vec<_> =

@@ -322,3 +322,51 @@ fn tutti_up_knows_the_loaders_that_it_runs() {
     eventually("the second's answer", || (asked(&tutti) == (200, "高风险：需人工复核".to_owned())).then_some(()));
     assert!(tutti.metric("tutti_adapter_probes_total", &["outcome=\"answered\""]) >= 1.0, "it was proven in its turn");
 }
+
+#[test]
+fn what_an_engine_serves_in_one_pool_the_loader_of_another_keeps() {
+    let ollama = ollama();
+    let mut site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    let loader = site.start(&site.config(&["risk/v1"]));
+    let name = loader.serves("risk/v1");
+    site.loader = Some(format!("http://{}", loader.listen()));
+    // The engine is in two pools, and the one without a loader has the model.
+    let mut two: Value = serde_json::from_str(&config(&site, &["risk/v1"], "r0")).expect("JSON is YAML");
+    let mut other = two["pools"][0].clone();
+    (other["name"], other["endpoints"]) = (json!("q"), json!([{ "url": ollama.url() }]));
+    two["pools"].as_array_mut().expect("pools").push(other);
+    two["models"][0]["revisions"][0]["pool"] = json!("q");
+    let mut tutti = Tutti::start(&two.to_string());
+    eventually("its answer", || (asked(&tutti) == (200, "高风险".to_owned())).then_some(()));
+    eventually("a lease", || {
+        let page = tutti.ask_admin("/debug/adapters?pool=p");
+        page[0]["loader"]["leased"].as_array().is_some_and(|leased| leased.contains(&json!(name))).then_some(())
+    });
+
+    loader.0.write_config(&site.config(&[]));
+    loader.wait("risk/v1", "Retiring");
+    assert_eq!(asked(&tutti), (200, "高风险".to_owned()));
+    tutti.signal(Signal::TERM);
+    assert_eq!(tutti.wait_ended(), Some(0));
+    eventually("its end", || names(&ollama).is_empty().then_some(()));
+}
+
+#[test]
+fn what_a_loader_has_left_half_made_is_no_model_to_anybody() {
+    let ollama = ollama();
+    let site = Site::beside(&ollama.url());
+    // By one that is gone, of a pool that is no more.
+    let left = "tutti-staging-q/risk:v1-aaaaaaaaaaaa";
+    ollama.post("/api/copy", &json!({ "source": "tutti-story", "destination": left })).expect("a copy");
+    let mut exposed: Value = serde_json::from_str(&site.config(&[])).expect("JSON is YAML");
+    exposed["pools"][0]["expose"] = json!("all");
+    let tutti = Tutti::start(&exposed.to_string());
+    eventually("the engine's own", || tutti.ask("GET", "/api/tags", "").text().contains("tutti-story").then_some(()));
+    for list in ["/api/tags", "/v1/models"] {
+        let listed = tutti.ask("GET", list, "").text();
+        assert!(listed.contains("tutti-story") && !listed.contains("staging"), "{listed}");
+    }
+    let asks = json!({ "model": left, "prompt": "x", "stream": false });
+    assert_eq!(tutti.ask("POST", "/api/generate", &asks.to_string()).status, 404);
+}

@@ -41,8 +41,6 @@ const ASK: Duration = Duration::from_secs(600);
 const MAX_POOL: usize = 50;
 /// A parameter that engines without adapters refuse in a create (0.34.2: 400 `typical_p is no longer supported`).
 const TYPICAL_P: &str = "typical_p";
-/// What the namespace of what is not proven yet begins with; the pool's name follows, for two pools may share an engine.
-const STAGING: &str = "tutti-staging-";
 
 /// An Ollama.
 #[derive(Debug)]
@@ -97,7 +95,7 @@ pub(crate) struct Staging {
 }
 
 impl Staging {
-    /// Of a pool's loaders.
+    /// Of a pool's loaders: its name is in it, for two pools may share an engine.
     pub(crate) fn of(pool: &str) -> Self {
         let mut own = pool.to_ascii_lowercase();
         if own != pool {
@@ -105,7 +103,7 @@ impl Staging {
             own.truncate(MAX_POOL);
             own = format!("{own}_{}", &crate::identity::of(pool.as_bytes()).hex()[..8]);
         }
-        Self { namespace: format!("{STAGING}{own}/") }
+        Self { namespace: format!("{}{own}/", EngineName::STAGING) }
     }
 
     /// The name of the candidate that is to have this one.

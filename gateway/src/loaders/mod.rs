@@ -6,6 +6,7 @@
 //! loader does not want any more.
 
 mod leases;
+mod neighbours;
 mod pace;
 mod probe;
 mod reach;
@@ -23,6 +24,7 @@ use tokio::task::JoinHandle;
 use tutti_api::{AdapterPath, EngineName, Phase, Timestamp};
 
 use self::leases::{Lease, TTL};
+pub(crate) use self::neighbours::Neighbours;
 use self::pace::Pace;
 pub(crate) use self::probe::{Outcomes, Trial, watch};
 pub(crate) use self::reach::Reach;
@@ -98,9 +100,14 @@ fn lock(heard: &Mutex<Heard>) -> MutexGuard<'_, Heard> {
 }
 
 impl Loader {
-    /// Begins to ask the loader that is reached so, beside this replica. `news` is notified where requests are to go elsewhere.
-    /// Called on the control thread's runtime.
-    pub(crate) fn start(reach: Reach, replica: &Arc<Replica>, news: Arc<Notify>) -> Arc<Self> {
+    /// Begins to ask the loader that is reached so, beside this replica, which other pools may have among theirs (`neighbours`).
+    /// `news` is notified where requests are to go elsewhere. Called on the control thread's runtime.
+    pub(crate) fn start(
+        reach: Reach,
+        replica: &Arc<Replica>,
+        neighbours: Arc<Neighbours>,
+        news: Arc<Notify>,
+    ) -> Arc<Self> {
         let reach = Arc::new(reach);
         let (heard, look) = (Arc::new(Mutex::new(Heard::default())), Arc::new(Notify::new()));
         let loader = Arc::new(Self {
@@ -117,6 +124,7 @@ impl Loader {
             holder: format!("{:016x}", crate::random()),
             named: Arc::downgrade(&loader),
             replica: Arc::downgrade(replica),
+            neighbours,
             reach,
             heard,
             look,
@@ -290,6 +298,7 @@ struct Leasing {
     holder: String,
     named: Weak<Loader>,
     replica: Weak<Replica>,
+    neighbours: Arc<Neighbours>,
     reach: Arc<Reach>,
     heard: Arc<Mutex<Heard>>,
     look: Arc<Notify>,
@@ -335,11 +344,13 @@ impl Leasing {
         self.reach.ask(Method::PUT, "/v1/leases", body, LEASE_WITHIN).await.map(drop)
     }
 
-    /// The names of the replica's slots that somebody has: the table, and requests that wait or run. Where no table names the
-    /// loader any more, those of requests that run.
+    /// The names of the engine's slots that somebody has: the table, and requests that wait or run, of whichever pool the engine
+    /// is in. For the engine has a name once: a loader that takes it away for its pool takes it from all. Where no table names the
+    /// loader any more, those of requests of its own pool that run.
     fn used(&self, is_named: bool) -> BTreeSet<EngineName> {
-        let slots = self.replica.upgrade().map(|replica| replica.all_slots()).unwrap_or_default();
-        let used = slots.iter().filter(|slots| is_named || slots.view().in_flight > 0);
+        let replicas = if is_named { self.neighbours.all() } else { self.replica.upgrade().into_iter().collect() };
+        let slots = replicas.iter().flat_map(|replica| replica.all_slots());
+        let used = slots.filter(|slots| is_named || slots.view().in_flight > 0);
         used.filter_map(|slots| adapters::of_a_loader(&slots.name)).collect()
     }
 

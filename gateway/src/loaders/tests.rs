@@ -2,14 +2,17 @@
 //! way to a name that the loader has taken from its engine.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::json;
-use tutti_api::EngineName;
+use tutti_api::{EngineName, PoolSpec};
 
 use super::leases::{Lease, TTL};
 use super::told::{List, Told, Word};
+use super::{Leasing, Reach};
+use crate::registry::Registry;
 
 const NAME: &str = "risk:v1-aaaaaaaaaaaa";
 /// What the loader waits before it takes what nobody wants: its default. Unit: steps.
@@ -213,4 +216,34 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_loader_is_asked_for_what_all_pools_use_of_its_engine() {
+    const HERE: &str = "http://127.0.0.1:1";
+    let mut registry = Registry::default();
+    let mut uses = |pool: &str, url: &str, name: &str| {
+        let spec = PoolSpec { name: pool.to_owned(), ..PoolSpec::default() };
+        let replica = registry.replica(&spec, url.parse().unwrap(), None).unwrap();
+        (registry.target((pool, ""), std::slice::from_ref(&replica), name, 1, 1), replica)
+    };
+    let (_target, own) = uses("p", HERE, NAME);
+    let _others = [
+        uses("q", "http://127.0.0.1:1/", "risk:v2-bbbbbbbbbbbb"),
+        uses("q", HERE, "base"),
+        uses("q", "http://127.0.0.1:2", "risk:v3-cccccccccccc"),
+    ];
+    let leasing = Leasing {
+        holder: "g".to_owned(),
+        named: Weak::new(),
+        replica: Arc::downgrade(&own),
+        neighbours: registry.neighbours(&own.url),
+        reach: Arc::new(Reach::new(HERE.parse().unwrap(), None, None).unwrap()),
+        heard: Arc::default(),
+        look: Arc::default(),
+        news: Arc::default(),
+    };
+    let both: BTreeSet<EngineName> = BTreeSet::from([NAME, "risk:v2-bbbbbbbbbbbb"].map(|name| name.parse().unwrap()));
+    assert_eq!(leasing.used(true), both);
+    assert_eq!(leasing.used(false), BTreeSet::new(), "no request runs, and no table names it");
 }
