@@ -44,9 +44,15 @@ const NEWEST: Row = (
 );
 const ENGINE: Row = ("tutti_loader_engine_up", "gauge", "", "Whether the engine answers");
 const SOURCE: Row = ("tutti_loader_source_up", "gauge", "", "Whether `adapters.from` answered the last time");
+const FULL: Row = (
+    "tutti_loader_connections_full_total",
+    "counter",
+    "",
+    "Connections to the loader's port that came when it had as many as it takes: the one that had done nothing for longest was closed",
+);
 const GATEWAY: Row = ("tutti_loader_gateway_up", "gauge", "", "Whether a gateway has asked within the last 30 s");
 
-const ALL: [Row; 16] = [
+const ALL: [Row; 17] = [
     ADAPTERS,
     QUARANTINED,
     QUARANTINES,
@@ -63,6 +69,7 @@ const ALL: [Row; 16] = [
     ENGINE,
     SOURCE,
     GATEWAY,
+    FULL,
 ];
 
 /// Upper bounds of the buckets of [`FETCH`]. Unit: seconds.
@@ -155,6 +162,11 @@ impl Metrics {
     /// Whether the engine answers.
     pub(crate) fn engine(&self, up: bool) {
         self.set(ENGINE, f64::from(u8::from(up)));
+    }
+
+    /// A connection came when there were as many as there may be.
+    pub(crate) fn full(&self) {
+        self.add(FULL, "", 1.0);
     }
 
     /// The page.

@@ -1,9 +1,11 @@
 //! Whom a loader lets in changes while it runs: tokens and certificates rotate, on its side and on the gateway's, one after the
-//! other, and the configuration names others. No call between the two fails for it.
+//! other, and the configuration names others. No call between the two fails for it. Nor does one for strangers who come and say
+//! nothing.
 
 #![allow(clippy::unwrap_used, reason = "a test's helper fails as the test does")]
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -218,4 +220,30 @@ fn what_the_configuration_says_of_who_is_let_in_is_taken_up_by_a_loader_that_run
     tell(json!({ "tokenFile": other.token_file() }), &["none/v1"]);
     eventually("no certificate is wanted", || (curl(&plain, &[], NEW) == "200").then_some(()));
     assert_eq!(curl(&plain, &[], ""), "401", "a token is");
+}
+
+#[test]
+fn strangers_who_say_nothing_keep_neither_a_gateway_out_nor_a_kubelet() {
+    let (ollama, authority) = (ollama(), Authority::new("ours"));
+    for tls in [false, true] {
+        let mut site = Site::beside(&ollama.url());
+        let side = Side::new(&authority);
+        site.adapters = if tls { side.adapters() } else { json!({ "tokenFile": side.token_file() }) };
+        let loader = site.start(&site.config(&[]));
+        let url = format!("{}://{}", if tls { "https" } else { "http" }, loader.listen());
+        let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(loader.listen()).unwrap()).collect();
+        let shown = |name: &str| side.file(name).display().to_string();
+        let (cert, key) = (shown("tls.crt"), shown("tls.key"));
+        let certified: &[&str] = if tls { &["--cert", &cert, "--key", &key] } else { &[] };
+        for _ in 0..3 {
+            assert_eq!(curl(&url, certified, OLD), "200");
+        }
+        let page = Command::new("curl").args(["--silent", "--insecure", &format!("{url}/metrics")]).output().unwrap();
+        let page = String::from_utf8_lossy(&page.stdout).into_owned();
+        let full = page
+            .lines()
+            .find_map(|line| line.strip_prefix("tutti_loader_connections_full_total ")?.parse::<f64>().ok());
+        assert!(full.is_some_and(|full| full >= 44.0), "{page}");
+        drop(silent);
+    }
 }
