@@ -109,3 +109,36 @@ fn whoever_starts_after_a_crash_at_any_point_converges() {
 fn whoever_starts_after_a_crash_at_any_other_point_converges() {
     all(Point::ALL.iter().skip(1).step_by(2));
 }
+
+#[test]
+fn what_was_on_its_way_at_a_crash_and_is_not_wanted_any_more_leaves_no_name_in_the_engine() {
+    let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
+    let steps = ["register", "probe", "copy", "announce"];
+    for point in Point::ALL.iter().filter(|point| steps.iter().any(|step| point.name().starts_with(step))) {
+        let site = Site::beside(&ollama.url());
+        site.put("risk/v1", "risk-v1");
+        die(&site, &site.config(&["risk/v1"]), *point);
+        let loading = site.start(&site.config(&[]));
+        eventually(point.name(), || {
+            (loading.state("risk/v1") == Value::Null && names(&ollama).is_empty()).then_some(())
+        });
+        is_clean(&ollama, &site, &[], 1, point.name());
+        stop(loading);
+    }
+}
+
+#[test]
+fn a_name_that_a_crash_has_left_goes_where_other_weights_lie_at_its_path_now() {
+    let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
+    let site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    let yaml = site.config(&["risk/v1"]);
+    die(&site, &yaml, Point::CopyAfterCopy);
+    let left = names(&ollama).into_iter().find(|name| name.starts_with("risk:")).expect("the copy");
+    site.put("risk/v1", "risk-v2");
+    let loading = site.start(&yaml);
+    let name = loading.serves("risk/v1");
+    assert_ne!(name, left);
+    assert_eq!(says(&ollama, &name), "高风险：需人工复核");
+    is_clean(&ollama, &site, &[&name], 1, "copy.after_copy");
+}

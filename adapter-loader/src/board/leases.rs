@@ -16,6 +16,8 @@ pub(crate) const MAX_NAMES: usize = 10_000;
 #[derive(Debug)]
 pub(crate) struct LeaseBook {
     holders: HashMap<String, (HashSet<EngineName>, Instant)>,
+    /// The names that are being taken from the engine.
+    going: HashSet<EngineName>,
     /// Until then every name counts as leased: whoever has leases may not have told this run of the loader yet.
     blanket: Instant,
 }
@@ -31,15 +33,18 @@ pub(crate) enum LeaseRefused {
     TooLong,
     #[error("a lease wants a holder of 1 to 200 characters")]
     NoHolder,
+    #[error("{0} is being taken from the engine just now")]
+    Going(EngineName),
 }
 
 impl LeaseBook {
     /// Without a lease; until `blanket` all is as if leased.
     pub(crate) fn new(blanket: Instant) -> Self {
-        Self { holders: HashMap::new(), blanket }
+        Self { holders: HashMap::new(), going: HashSet::new(), blanket }
     }
 
-    /// Takes a lease in place of its holder's last one.
+    /// Takes a lease in place of its holder's last one. One with a name that is going is refused, so that nobody relies on that;
+    /// its other names stay all the same.
     pub(crate) fn put(&mut self, leases: Leases, now: Instant) -> Result<(), LeaseRefused> {
         let ttl = Duration::from_millis(leases.ttl_ms);
         if leases.holder.is_empty() || leases.holder.len() > 200 {
@@ -55,8 +60,23 @@ impl LeaseBook {
         if self.holders.len() >= MAX_HOLDERS && !self.holders.contains_key(&leases.holder) {
             return Err(LeaseRefused::TooManyHolders);
         }
+        let going = leases.names.iter().find(|name| self.going.contains(*name)).cloned();
         self.holders.insert(leases.holder, (leases.names.into_iter().collect(), now + ttl));
-        Ok(())
+        going.map_or(Ok(()), |name| Err(LeaseRefused::Going(name)))
+    }
+
+    /// A name is to go now; whether it may: nobody holds it. Then nobody comes to hold it before it is [`Self::gone`].
+    pub(crate) fn goes(&mut self, name: &EngineName, now: Instant) -> bool {
+        let may = !self.holds(name, now);
+        if may {
+            self.going.insert(name.clone());
+        }
+        may
+    }
+
+    /// A name has gone, or has not after all.
+    pub(crate) fn gone(&mut self, name: &EngineName) {
+        self.going.remove(name);
     }
 
     /// Whether a gateway may still send requests for the name.
@@ -95,6 +115,21 @@ mod tests {
         assert_eq!(book.next_end(at(9000)), None);
         assert_eq!(book.put(lease("", &[], 1), at(1)), Err(LeaseRefused::NoHolder));
         assert_eq!(book.put(lease("c", &[], 600_001), at(1)), Err(LeaseRefused::TooLong));
+    }
+
+    #[test]
+    fn nobody_relies_on_a_name_that_is_going_and_what_is_held_does_not_go() {
+        let now = Instant::now();
+        let [first, second]: [EngineName; 2] = ["risk:v1", "risk:v2"].map(|name| name.parse().unwrap());
+        let mut book = LeaseBook::new(now);
+        book.put(lease("a", &["risk:v1"], 1000), now).unwrap();
+        assert!(!book.goes(&first, now) && book.goes(&second, now));
+        let refused = book.put(lease("b", &["risk:v1", "risk:v2"], 5000), now);
+        assert_eq!(refused, Err(LeaseRefused::Going(second.clone())));
+        assert!(book.holds(&first, now + Duration::from_secs(2)), "b's other name stays");
+        book.gone(&second);
+        book.put(lease("b", &["risk:v1", "risk:v2"], 5000), now).unwrap();
+        assert!(!book.goes(&second, now));
     }
 
     proptest! {

@@ -108,6 +108,12 @@ impl Board {
         self.told().leases.holds(name, now)
     }
 
+    /// Whether a name may be taken from the engine now: no gateway may still send requests for it. As long as what this yields
+    /// is kept, no gateway is promised that it stays.
+    pub(crate) fn let_go(&self, name: &EngineName, now: Instant) -> Option<Going<'_>> {
+        self.told().leases.goes(name, now).then(|| Going { board: self, name: name.clone() })
+    }
+
     /// When the next lease ends by itself.
     pub(crate) fn next_lease_end(&self, now: Instant) -> Option<Instant> {
         self.told().leases.next_end(now)
@@ -207,6 +213,19 @@ impl Drop for Asking<'_> {
         let mut told = self.0.told();
         told.asking -= 1;
         told.asked = Some(Instant::now());
+    }
+}
+
+/// A name on its way out of the engine.
+#[derive(Debug)]
+pub(crate) struct Going<'b> {
+    board: &'b Board,
+    name: EngineName,
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        self.board.told().leases.gone(&self.name);
     }
 }
 

@@ -244,11 +244,22 @@ impl Ollama {
     /// # Errors
     /// As [`Self::delete`].
     pub(crate) async fn delete_orphan(&self, staged: &EngineName) -> Result<bool, EngineError> {
+        self.delete_if(staged, || (!self.claims.has(staged)).then_some(())).await
+    }
+
+    /// Takes a name away, if it `may` go: looked at when its turn has come, for while another model is made that may be long
+    /// after somebody has decided it. What `may` yields is kept until the engine has answered; yields whether it went.
+    ///
+    /// # Errors
+    /// As [`Self::delete`].
+    pub(crate) async fn delete_if<G>(
+        &self,
+        name: &EngineName,
+        may: impl FnOnce() -> Option<G>,
+    ) -> Result<bool, EngineError> {
         let _one = self.makes.lock().await;
-        if self.claims.has(staged) {
-            return Ok(false);
-        }
-        self.forget(staged).await.map(|()| true)
+        let Some(_goes) = may() else { return Ok(false) };
+        self.forget(name).await.map(|()| true)
     }
 
     /// Asks a model; yields the body of its answer.

@@ -115,7 +115,9 @@ async fn begin(work: &Work, parts: &Parts, digest: Option<Digest>, seen: &Seen) 
     let folder = work.folder(&fetched.folder);
     std::fs::create_dir_all(&folder).map_err(|error| StoreError::of("make", &folder, error))?;
     work.keep(|record: &mut Record| {
-        record.candidate = record.candidate.take().filter(|old| old.manifest == content);
+        if record.candidate.as_ref().is_some_and(|old| old.manifest != content) {
+            record.give_up_candidate();
+        }
         record.fetched = Some(fetched);
     })?;
     Ok(folder)

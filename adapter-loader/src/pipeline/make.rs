@@ -83,6 +83,9 @@ async fn publish(
     let serves = record.served.map(|made| made.identity);
     let before = record.candidate.filter(|before| before.identity != identity && Some(before.identity) != serves);
     let kept = work.keep(|record| {
+        if record.candidate.as_ref().is_some_and(|before| before.engine_name != made.engine_name) {
+            record.give_up_candidate();
+        }
         record.candidate = Some(made);
         record.fetched = None;
     });

@@ -95,7 +95,7 @@ impl Reconciler {
             self.tools.store.remove(&self.tools.store.source(&fetched.folder))?;
         }
         point(Point::EvictAfterArtefact);
-        entry.record.candidate = None;
+        entry.record.give_up_candidate();
         if let Some(served) = &mut entry.record.served {
             served.on_disk = false;
         }
@@ -112,7 +112,7 @@ impl Reconciler {
         let (store, record) = (&self.tools.store, &mut entry.record);
         let fetched = record.fetched.take();
         let served = record.served.as_ref().map(|made| made.identity);
-        let candidate = record.candidate.take();
+        let candidate = record.give_up_candidate();
         let kept = store.keep(record);
         let folder = fetched.map(|fetched| store.source(&fetched.folder));
         let artefact =

@@ -3,33 +3,35 @@
 
 mod base;
 mod disk;
+mod done;
 mod entry;
 mod look;
 pub(crate) mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tutti_api::{AdapterPath, Digest, EngineName, Phase, Quarantine, Reason};
+use tutti_api::{AdapterPath, EngineName, Phase, Quarantine, Reason};
 
 use crate::board::{Readiness, Standing};
 use crate::engine::BaseFacts;
 use crate::fetch::Limits;
 use crate::identity::settings;
-use crate::pipeline::{Failure, Room, Tools, Work, list, pause, retire, seconds};
+use crate::pipeline::{Room, Tools, Work, list, retire, seconds};
 use crate::source::Source;
-use crate::store::{Judgement, Record, StoreError};
+use crate::store::{Record, StoreError};
 use crate::wanted::Wants;
 
 use base::Base;
+use done::{Done, On};
 use entry::{Entry, Job};
 use look::Looked;
-use plan::{Decision, EngineSeen, Need, Seen, SourceSeen, View};
+use plan::{Decision, EngineSeen, Need, SourceSeen, View};
 
 /// How often the engine is looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -63,26 +65,6 @@ pub(crate) struct Reconciler {
     sweeping: usize,
     /// The base, on its way from the source.
     bringing_base: Base,
-}
-
-/// What work came to.
-#[derive(Debug)]
-enum Done {
-    Polled { from: String, result: Result<HashMap<AdapterPath, Seen>, Quarantine> },
-    Looked(Looked),
-    Brought { path: AdapterPath, on: Box<On>, result: Result<Option<(EngineName, String)>, Failure> },
-    Retired { path: AdapterPath, result: Result<Box<Record>, Failure> },
-    Swept,
-    BroughtBase(Result<(), Failure>),
-}
-
-/// What work was done on: what is judged is that, and not what has come meanwhile.
-#[derive(Debug)]
-struct On {
-    seen: Option<Digest>,
-    expected: Option<Digest>,
-    base: Option<Digest>,
-    settings: Digest,
 }
 
 impl Reconciler {
@@ -207,50 +189,6 @@ impl Reconciler {
         }
     }
 
-    fn done(&mut self, done: Done) {
-        let now = Instant::now();
-        match done {
-            Done::Polled { from, result } => self.polled(&from, result, now),
-            Done::Looked(looked) => self.looked(looked, now),
-            Done::Brought { path, on, result } => self.brought(&path, &on, result, now),
-            Done::Retired { path, result } => self.retired(&path, result, now),
-            Done::Swept => self.sweeping -= 1,
-            Done::BroughtBase(result) => self.brought_base(result, now),
-        }
-    }
-
-    fn polled(&mut self, from: &str, result: Result<HashMap<AdapterPath, Seen>, Quarantine>, now: Instant) {
-        self.polling = false;
-        if from != self.wants.spec.from {
-            return self.polls_at = now; // it comes from elsewhere now
-        }
-        self.tools.board.metrics.polled(result.is_ok());
-        match result {
-            Ok(at) => {
-                if self.listed.down.take().is_some() {
-                    tracing::info!(from, "the source answers again");
-                }
-                self.listed.failures = 0;
-                self.polls_at = now + self.wants.spec.poll.get();
-                let at = list::after(&self.listed.at, at);
-                for (path, entry) in &mut self.entries {
-                    if at.get(path).map(|seen| seen.digest) != self.listed.at.get(path).map(|seen| seen.digest) {
-                        entry.retry = None; // there is something else now
-                    }
-                }
-                self.listed.at = at;
-            }
-            Err(why) => {
-                if self.listed.down.as_ref() != Some(&why) {
-                    tracing::warn!(from, why = why.message, "the source does not answer: what is there serves on");
-                }
-                self.listed.down = Some(why);
-                self.listed.failures = self.listed.failures.saturating_add(1);
-                self.polls_at = now + pause(Reason::SourceUnavailable, self.listed.failures, random());
-            }
-        }
-    }
-
     fn looked(&mut self, looked: Looked, now: Instant) {
         self.looking = false;
         let was_up = self.engine.up && self.engine.down.is_none();
@@ -290,62 +228,6 @@ impl Reconciler {
         }
         if is_up && self.sweeping == 0 {
             self.sweep();
-        }
-    }
-
-    fn brought(
-        &mut self,
-        path: &AdapterPath,
-        on: &On,
-        result: Result<Option<(EngineName, String)>, Failure>,
-        now: Instant,
-    ) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        entry.end_job();
-        match result {
-            Ok(serves) => {
-                entry.retry = None;
-                if let (Some((name, digest)), Some(has)) = (serves, &mut self.engine.has) {
-                    has.insert(name, digest);
-                }
-            }
-            Err(Failure::Passing(why)) => {
-                self.tools.board.metrics.retried(why.reason);
-                entry.fail(why, now, random());
-            }
-            Err(Failure::Judged(why)) => {
-                tracing::warn!(%path, reason = %why.reason, why = why.message, "quarantined");
-                self.tools.board.metrics.quarantined(why.reason);
-                let On { seen, expected, base, settings } = *on;
-                let Some(seen) = seen else { return entry.fail(why, now, random()) };
-                let judged = Judgement { why: why.clone(), seen, expected, base, settings };
-                let again = plan::is_tried_again(&judged);
-                entry.record.quarantine = Some(judged);
-                if again {
-                    entry.fail(why, now, random());
-                } else {
-                    self.drop_files(path);
-                }
-            }
-        }
-    }
-
-    fn retired(&mut self, path: &AdapterPath, result: Result<Box<Record>, Failure>, now: Instant) {
-        let Some(entry) = self.entries.get_mut(path) else { return };
-        entry.end_job();
-        match result {
-            Ok(record) => {
-                entry.retry = None;
-                if let Some(has) = self.engine.has.as_mut().filter(|_| record.served.is_none()) {
-                    let made = entry.record.served.iter().chain(&entry.record.candidate);
-                    made.for_each(|made| _ = has.remove(&made.engine_name));
-                }
-                entry.record = *record;
-            }
-            Err(Failure::Passing(why) | Failure::Judged(why)) => {
-                self.tools.board.metrics.retried(why.reason);
-                entry.fail(why, now, random());
-            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The pure half, against a world in which every step does what it is for.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use proptest::prelude::*;

@@ -12,7 +12,7 @@ use tutti_api::{EngineName, Leases, ProbeResult};
 
 use super::Wanted;
 use super::token::Token;
-use crate::board::Board;
+use crate::board::{Board, LeaseRefused};
 
 /// Largest body that is read. Unit: bytes.
 const MAX_BODY: usize = 4 << 20;
@@ -54,7 +54,9 @@ pub(super) async fn respond(board: &Board, wanted: &Wanted, certified: bool, req
         "/v1/leases" if request.method() == Method::PUT => match body::<Leases>(request).await {
             Ok(leases) => match board.lease(leases, Instant::now()) {
                 Ok(()) => empty(),
-                Err(refused) => text(StatusCode::UNPROCESSABLE_ENTITY, &format!("{refused}\n")),
+                // Not for long: who asks again a moment later is heard.
+                Err(refused @ LeaseRefused::Going(_)) => text_of(StatusCode::CONFLICT, format!("{refused}\n")),
+                Err(refused) => text_of(StatusCode::UNPROCESSABLE_ENTITY, format!("{refused}\n")),
             },
             Err(refused) => refused,
         },

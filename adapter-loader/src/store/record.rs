@@ -109,6 +109,17 @@ impl Record {
         *self == Self { used: self.used, ..Self::new(self.path.clone()) }
     }
 
+    /// Gives the candidate up, and yields it. One that was proven may have its name in the engine: who is stopped between the copy
+    /// and the record leaves it there, and nothing else tells of it. So it leaves as a name does that has served.
+    pub(crate) fn give_up_candidate(&mut self) -> Option<Made> {
+        let made = self.candidate.take()?;
+        let serves = self.served.as_ref().is_some_and(|served| served.engine_name == made.engine_name);
+        if made.proven.is_some() && !serves && !self.leaving.contains(&made.engine_name) {
+            self.leaving.push(made.engine_name.clone());
+        }
+        Some(made)
+    }
+
     /// The artefacts that it has on the disk.
     pub fn artefacts(&self) -> impl Iterator<Item = &Made> {
         self.served.iter().chain(&self.candidate).filter(|made| made.on_disk)
