@@ -1,9 +1,11 @@
 //! Places in the code where a test ends the process as `kill -9` does: at and inside every step, so that whoever starts next
-//! has to make do with what is there. Or where it has the process wait, while the test does something to what is around it.
+//! has to make do with what is there. Or where it has the process wait, while the test does something to what is around it; or
+//! where the code panics, as a bug of its own would have it.
 //!
 //! They are always compiled in, and cost a comparison of a pointer: a build for tests alone would be another program.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -12,6 +14,8 @@ pub const VARIABLE: &str = "TUTTI_FAULT_POINT";
 /// The environment variable that names one, a colon, and a FIFO: who comes by there waits until the FIFO was written to and
 /// closed, or is gone.
 pub const WAIT: &str = "TUTTI_FAULT_WAIT";
+/// The environment variable that names one, a colon, and a number: so many of those who come by there first panic.
+pub const PANIC: &str = "TUTTI_FAULT_PANIC";
 
 macro_rules! points {
     ($($id:ident $name:literal)*) => {
@@ -79,10 +83,11 @@ points! {
     EvictAfterRecord "evict.after_record"
 }
 
-/// Ends the process at once where [`VARIABLE`] names this place; waits where [`WAIT`] does.
+/// Ends the process at once where [`VARIABLE`] names this place; waits where [`WAIT`] does, panics where [`PANIC`] does.
 pub(crate) fn point(point: Point) {
-    static NAMED: OnceLock<[Option<String>; 2]> = OnceLock::new();
-    let [ends, waits] = NAMED.get_or_init(|| [VARIABLE, WAIT].map(|name| std::env::var(name).ok()));
+    static NAMED: OnceLock<[Option<String>; 3]> = OnceLock::new();
+    static PANICKED: AtomicUsize = AtomicUsize::new(0);
+    let [ends, waits, panics] = NAMED.get_or_init(|| [VARIABLE, WAIT, PANIC].map(|name| std::env::var(name).ok()));
     if ends.as_deref() == Some(point.name()) {
         let _ = kill_process(getpid(), Signal::KILL);
         // The signal is on its way to all threads; this one does nothing more.
@@ -90,10 +95,17 @@ pub(crate) fn point(point: Point) {
             std::thread::park();
         }
     }
-    if let Some((name, fifo)) = waits.as_deref().and_then(|waits| waits.split_once(':'))
-        && name == point.name()
-    {
+    // What is said of this place, where something is.
+    let here = |named: &'static Option<String>| {
+        named.as_deref().and_then(|named| named.split_once(':')).filter(|(name, _)| *name == point.name())
+    };
+    if let Some((_, fifo)) = here(waits) {
         let _ = std::fs::read(fifo); // one that is gone is the sign to go on
+    }
+    if let Some((name, times)) = here(panics)
+        && times.parse::<usize>().is_ok_and(|times| PANICKED.fetch_add(1, Relaxed) < times)
+    {
+        panic!("a test has {name} break off");
     }
 }
 

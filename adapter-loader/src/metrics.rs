@@ -44,6 +44,12 @@ const NEWEST: Row = (
 );
 const ENGINE: Row = ("tutti_loader_engine_up", "gauge", "", "Whether the engine answers");
 const SOURCE: Row = ("tutti_loader_source_up", "gauge", "", "Whether `adapters.from` answered the last time");
+const PANICS: Row = (
+    "tutti_loader_panics_total",
+    "counter",
+    "",
+    "Times that a step broke off by a panic, which is a bug; the log says on what, and it is tried again",
+);
 const FULL: Row = (
     "tutti_loader_connections_full_total",
     "counter",
@@ -52,7 +58,7 @@ const FULL: Row = (
 );
 const GATEWAY: Row = ("tutti_loader_gateway_up", "gauge", "", "Whether a gateway has asked within the last 30 s");
 
-const ALL: [Row; 17] = [
+const ALL: [Row; 18] = [
     ADAPTERS,
     QUARANTINED,
     QUARANTINES,
@@ -69,6 +75,7 @@ const ALL: [Row; 17] = [
     ENGINE,
     SOURCE,
     GATEWAY,
+    PANICS,
     FULL,
 ];
 
@@ -162,6 +169,11 @@ impl Metrics {
     /// Whether the engine answers.
     pub(crate) fn engine(&self, up: bool) {
         self.set(ENGINE, f64::from(u8::from(up)));
+    }
+
+    /// A step broke off.
+    pub(crate) fn broke(&self) {
+        self.add(PANICS, "", 1.0);
     }
 
     /// A connection came when there were as many as there may be.

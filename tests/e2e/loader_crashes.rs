@@ -1,9 +1,9 @@
 //! `kill -9` at every place in the loader's code that has a name: the next start converges, no wrong bytes ever serve, and
-//! no orphan is left.
+//! no orphan is left. A panic there ends nothing but the step that it is in.
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tutti_adapter_loader::fault::{Point, VARIABLE};
+use tutti_adapter_loader::fault::{PANIC, Point, VARIABLE};
 use tutti_rig::{Ollama, OllamaOptions};
 use tutti_tests::site::{forget, is_clean, names, says};
 use tutti_tests::{Loading, Site, eventually};
@@ -141,4 +141,50 @@ fn a_name_that_a_crash_has_left_goes_where_other_weights_lie_at_its_path_now() {
     assert_ne!(name, left);
     assert_eq!(says(&ollama, &name), "高风险：需人工复核");
     is_clean(&ollama, &site, &[&name], 1, "copy.after_copy");
+}
+
+/// Places in steps. A panic at the others would be the loop's own.
+const IN_STEPS: [Point; 10] = [
+    Point::ListAfter,
+    Point::FetchAfterManifest,
+    Point::FetchInPart,
+    Point::FetchAfterRecord,
+    Point::VerifyBefore,
+    Point::ConvertInTemp,
+    Point::PublishAfterRename,
+    Point::RegisterAfterCreate,
+    Point::ProbeAfterAnswer,
+    Point::CopyAfterCopy,
+];
+
+#[test]
+fn a_step_that_panics_is_tried_again_and_the_loader_goes_on() {
+    let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
+    for point in IN_STEPS {
+        let site = Site::beside(&ollama.url());
+        site.put("risk/v1", "risk-v1");
+        site.put("risk/v2", "risk-v2");
+        let loading = site.spawn(&site.config(&["risk/v1", "risk/v2"]), &[(PANIC, &format!("{}:1", point.name()))]);
+        let [first, second] = ["risk/v1", "risk/v2"].map(|path| loading.serves(path));
+        let answers = [says(&ollama, &first), says(&ollama, &second)];
+        assert_eq!(answers, ["高风险", "高风险：需人工复核"], "{}", point.name());
+        assert_eq!(loading.metric("tutti_loader_panics_total"), 1.0, "{}", point.name());
+        loading.0.wait_said("a step broke off");
+        is_clean(&ollama, &site, &[&first, &second], 2, point.name());
+        stop(loading);
+        [first, second].iter().for_each(|name| forget(&ollama, name));
+    }
+}
+
+#[test]
+fn what_a_step_breaks_off_on_again_and_again_holds_up_no_replica_and_is_tried_again_all_the_same() {
+    let ollama = Ollama::start(&OllamaOptions::default()).expect("the rig starts an Ollama");
+    let site = Site::beside(&ollama.url());
+    site.put("risk/v1", "risk-v1");
+    let loading = site.spawn(&site.config(&["risk/v1"]), &[(PANIC, "verify.before:4")]);
+    let message = loading.wait_quarantined("risk/v1", "LoaderBroke");
+    assert!(message.contains("verify.before"), "{message}");
+    eventually("readiness", || (loading.ask("GET", "/readyz", "").status == 200).then_some(()));
+    assert_eq!(says(&ollama, &loading.serves("risk/v1")), "高风险");
+    assert_eq!(loading.metric("tutti_loader_panics_total"), 4.0);
 }

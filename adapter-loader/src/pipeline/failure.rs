@@ -83,6 +83,8 @@ const LONGEST_SLOW: Duration = Duration::from_secs(600);
 pub(crate) fn pause(reason: Reason, failures: u32, random: f64) -> Duration {
     let (first, longest) = match reason {
         Reason::EngineRefused | Reason::NoSpace => (FIRST_SLOW, LONGEST_SLOW),
+        // It may have been the moment; but a bug that comes each time is not worth more than that.
+        Reason::LoaderBroke => (FIRST, LONGEST_SLOW),
         _ => (FIRST, LONGEST),
     };
     let doubled = first.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(longest);

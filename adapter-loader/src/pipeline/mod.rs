@@ -209,8 +209,10 @@ pub(crate) fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// Does what blocks on a thread of its own.
+/// Does what blocks on a thread of its own; a panic there is one here.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Failure::passing(Reason::NoSpace, format!("a step broke off: {error}")))
+    tokio::task::spawn_blocking(work).await.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Failure::passing(Reason::NoSpace, format!("a step broke off: {error}")),
+    })
 }

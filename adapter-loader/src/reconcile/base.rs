@@ -7,7 +7,7 @@ use tokio::task::AbortHandle;
 use tutti_api::{AdapterPath, AdaptersSpec, Quarantine, Reason};
 
 use super::plan::Retry;
-use super::{Done, Reconciler, random};
+use super::{Done, Reconciler, caught, random};
 use crate::pipeline::{Failure, base, pause};
 
 /// How far it is.
@@ -41,7 +41,11 @@ impl Reconciler {
         }
         let work =
             base::bring(self.tools.clone(), self.wants.clone(), self.source.clone(), self.limits.clone(), path.clone());
-        let abort = self.work.spawn(async move { Done::BroughtBase(work.await) });
+        let (tools, name) = (self.tools.clone(), path.clone());
+        let abort = self.work.spawn(async move {
+            let brought = caught(&tools.board.metrics, name.as_str(), work).await;
+            Done::BroughtBase(brought.unwrap_or_else(|broke| Err(Failure::Passing(broke))))
+        });
         self.bringing_base.job = Some((path, abort));
         self.bringing_base.is_swept = false;
     }

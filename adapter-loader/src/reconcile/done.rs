@@ -87,6 +87,11 @@ impl Reconciler {
     ) {
         let Some(entry) = self.entries.get_mut(path) else { return };
         entry.end_job();
+        let result = match result {
+            // A step that breaks off on it again and again is a word on what lies there: it is not waited for for ever.
+            Err(Failure::Passing(why)) if entry.breaks_off(&why) => Err(Failure::Judged(why)),
+            other => other,
+        };
         match result {
             Ok(serves) => {
                 entry.retry = None;

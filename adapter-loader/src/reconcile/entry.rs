@@ -4,12 +4,16 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::task::AbortHandle;
-use tutti_api::{EngineName, Quarantine};
+use tutti_api::{EngineName, Quarantine, Reason};
 
 use super::plan::{Retry, Running};
 use crate::pipeline::{Progress, pause};
 use crate::store::Record;
 use crate::wanted::Wanted;
+
+/// How often in a row a step has to break off before that counts as a word on what lies there: once may have been what else was
+/// going on.
+const BREAKS: u32 = 3;
 
 /// All that is known of a path.
 #[derive(Debug)]
@@ -101,6 +105,13 @@ impl Entry {
             self.record = job.progress.seen().0;
         }
         self.reserved = 0;
+    }
+
+    /// Whether a step has now broken off on it as often as it is put up with, and it does not serve.
+    pub(super) fn breaks_off(&self, why: &Quarantine) -> bool {
+        let broke = |why: &Quarantine| why.reason == Reason::LoaderBroke;
+        let before = self.retry.as_ref().filter(|retry| broke(&retry.why)).map_or(0, |retry| retry.failures);
+        broke(why) && self.record.served.is_none() && before + 1 >= BREAKS
     }
 
     /// A step failed, and is tried again later.

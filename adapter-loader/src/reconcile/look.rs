@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tutti_api::{EngineName, Quarantine, Reason};
 
 use super::entry::Job;
-use super::{Done, Reconciler};
+use super::{Done, Reconciler, caught};
 use crate::engine::{BaseFacts, Ollama, Takes, listed_base};
 use crate::identity::Making;
 use crate::wanted::Wants;
@@ -26,16 +26,21 @@ pub(super) struct Looked {
     pub(super) lacks_base: bool,
 }
 
+impl Looked {
+    /// Nothing was seen, for this reason.
+    pub(super) fn nothing(why: Quarantine) -> Self {
+        Self { has: None, base: None, making: None, down: Some(why), lacks_base: false }
+    }
+}
+
 /// Looks at the engine. What is `known` of its base is not asked again as long as it lists the base under the same digest.
 pub(super) async fn look(engine: &Ollama, wants: &Wants, known: Option<Arc<BaseFacts>>) -> Looked {
-    let mut looked = Looked { has: None, base: None, making: None, down: None, lacks_base: false };
+    let unavailable = |why: String| Quarantine { reason: Reason::EngineUnavailable, message: why };
     let has = match engine.models().await {
         Ok(has) => has,
-        Err(error) => {
-            looked.down = Some(Quarantine { reason: Reason::EngineUnavailable, message: error.to_string() });
-            return looked;
-        }
+        Err(error) => return Looked::nothing(unavailable(error.to_string())),
     };
+    let mut looked = Looked { has: None, base: None, making: None, down: None, lacks_base: false };
     let listed = listed_base(&has, &wants.base).cloned();
     looked.has = Some(has);
     let Some(listed) = listed else {
@@ -45,7 +50,7 @@ pub(super) async fn look(engine: &Ollama, wants: &Wants, known: Option<Arc<BaseF
             None => format!("`ollama pull {0}` there, or name where it comes from as adapters.baseFrom", wants.base),
         };
         let message = format!("the engine has no {:?}, the pool's base: {how}", wants.base);
-        looked.down = Some(Quarantine { reason: Reason::EngineUnavailable, message });
+        looked.down = Some(unavailable(message));
         return looked;
     };
     let facts = match known.filter(|known| known.listed == listed) {
@@ -58,9 +63,7 @@ pub(super) async fn look(engine: &Ollama, wants: &Wants, known: Option<Arc<BaseF
             looked.making = Some(Making::of(&wants.spec, facts.digest, takes == Takes::Adapters));
             looked.base = Some(facts);
         }
-        (Err(error), _) | (_, Err(error)) => {
-            looked.down = Some(Quarantine { reason: Reason::EngineUnavailable, message: error.to_string() });
-        }
+        (Err(error), _) | (_, Err(error)) => looked.down = Some(unavailable(error.to_string())),
     }
     looked
 }
@@ -77,10 +80,10 @@ impl Reconciler {
             let tools = self.tools.clone();
             self.sweeping += 1;
             self.work.spawn(async move {
-                match tools.engine.delete_orphan(&name).await {
-                    Ok(true) => tracing::info!(%name, "removed what an earlier run has left in the engine"),
-                    Ok(false) => {}
-                    Err(error) => tracing::debug!(%name, %error, "not removed yet"),
+                match caught(&tools.board.metrics, name.as_str(), tools.engine.delete_orphan(&name)).await {
+                    Ok(Ok(true)) => tracing::info!(%name, "removed what an earlier run has left in the engine"),
+                    Ok(Err(error)) => tracing::debug!(%name, %error, "not removed yet"),
+                    Ok(Ok(false)) | Err(_) => {}
                 }
                 Done::Swept
             });

@@ -2,6 +2,7 @@
 //! loader that starts and for one that has run for months.
 
 mod base;
+mod caught;
 mod disk;
 mod done;
 mod entry;
@@ -22,12 +23,13 @@ use crate::board::{Readiness, Standing};
 use crate::engine::BaseFacts;
 use crate::fetch::Limits;
 use crate::identity::settings;
-use crate::pipeline::{Room, Tools, Work, list, retire, seconds};
-use crate::source::Source;
+use crate::pipeline::{Failure, Room, Tools, Work, list, retire, seconds};
+use crate::source::{Source, SourceError};
 use crate::store::{Record, StoreError};
 use crate::wanted::Wants;
 
 use base::Base;
+use caught::caught;
 use done::{Done, On};
 use entry::{Entry, Job};
 use look::Looked;
@@ -172,20 +174,23 @@ impl Reconciler {
             self.polling = true;
             let (source, from) = (self.source.clone(), self.wants.spec.from.clone());
             let paths: Vec<AdapterPath> = self.wants.adapters.iter().map(|wanted| wanted.path.clone()).collect();
+            let board = self.tools.board.clone();
             self.work.spawn(async move {
-                let result = list::look(&source, &paths).await;
-                let unavailable = |error: crate::source::SourceError| Quarantine {
-                    reason: Reason::SourceUnavailable,
-                    message: error.to_string(),
-                };
-                Done::Polled { from, result: result.map_err(unavailable) }
+                let listed = caught(&board.metrics, &from, list::look(&source, &paths)).await;
+                let unavailable =
+                    |error: SourceError| Quarantine { reason: Reason::SourceUnavailable, message: error.to_string() };
+                let result = listed.and_then(|listed| listed.map_err(unavailable));
+                Done::Polled { from, result }
             });
         }
         if !self.looking && now >= self.looks_at {
             self.looking = true;
             let (tools, wants) = (self.tools.clone(), self.wants.clone());
             let known = self.base.clone().filter(|_| self.engine.up);
-            self.work.spawn(async move { Done::Looked(look::look(&tools.engine, &wants, known).await) });
+            self.work.spawn(async move {
+                let looked = caught(&tools.board.metrics, &wants.base, look::look(&tools.engine, &wants, known)).await;
+                Done::Looked(looked.unwrap_or_else(Looked::nothing))
+            });
         }
     }
 
@@ -253,8 +258,12 @@ impl Reconciler {
             base: self.base.clone(),
             progress: progress.clone(),
         };
-        let path = path.clone();
-        let abort = self.work.spawn(async move { Done::Brought { path, on, result: work.bring().await } });
+        let (path, board) = (path.clone(), self.tools.board.clone());
+        let abort = self.work.spawn(async move {
+            let brought = caught(&board.metrics, path.as_str(), work.bring()).await;
+            let result = brought.unwrap_or_else(|broke| Err(Failure::Passing(broke)));
+            Done::Brought { path, on, result }
+        });
         entry.job = Some(Job::bringing(progress, abort));
     }
 
@@ -264,8 +273,11 @@ impl Reconciler {
         let served = entry.record.served.as_ref().map(|made| made.engine_name.clone());
         progress.retires(served.filter(|name| names.contains(name)));
         let (tools, record, path) = (self.tools.clone(), entry.record.clone(), path.clone());
+        let board = tools.board.clone();
         let abort = self.work.spawn(async move {
-            Done::Retired { path, result: retire::step(tools, record, names).await.map(Box::new) }
+            let retired = caught(&board.metrics, path.as_str(), retire::step(tools, record, names)).await;
+            let result = retired.unwrap_or_else(|broke| Err(Failure::Passing(broke)));
+            Done::Retired { path, result: result.map(Box::new) }
         });
         entry.job = Some(Job::retiring(progress, abort));
     }

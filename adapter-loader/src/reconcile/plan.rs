@@ -243,7 +243,7 @@ fn refuses(view: &View<'_>, wanted: &Wanted) -> bool {
 
 /// Whether a judgement may turn out otherwise although nothing has changed that it was judged on.
 pub(crate) fn is_tried_again(judged: &Judgement) -> bool {
-    matches!(judged.why.reason, Reason::NoSpace | Reason::EngineRefused)
+    matches!(judged.why.reason, Reason::NoSpace | Reason::EngineRefused | Reason::LoaderBroke)
 }
 
 fn unwanted(view: &View<'_>) -> Decision {

@@ -133,6 +133,8 @@ pub enum Reason {
     NoEffect,
     /// It does not answer what its manifest says.
     ProbeFailed,
+    /// A step of the loader broke off, which is a bug of the loader's; it is tried again.
+    LoaderBroke,
 }
 
 impl fmt::Display for Reason {
