@@ -47,6 +47,11 @@ impl Job {
         Self { progress, abort, brings: false }
     }
 
+    /// Whether it brings something.
+    pub(super) fn brings(&self) -> bool {
+        self.brings
+    }
+
     /// Whether all that it does is wait for a gateway.
     pub(super) fn waits_for_gateway(&self) -> bool {
         self.progress.seen().1.probe.is_some()

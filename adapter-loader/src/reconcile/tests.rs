@@ -4,14 +4,17 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tutti_api::{AdapterState, ProbeRequest, Reason};
+use serde_json::json;
+use tutti_api::{AdapterState, Config, ProbeRequest, Reason};
 
 use super::plan::*;
 use super::*;
+use crate::board::Board;
+use crate::engine::Ollama;
 use crate::identity::{Making, identity, of};
 use crate::source::{Object, Version};
-use crate::store::{Fetched, Judgement, Made};
-use crate::wanted::Wanted;
+use crate::store::{Fetched, Judgement, Made, Store};
+use crate::wanted::{Wanted, wanted};
 
 const PATH: &str = "risk/v1";
 
@@ -432,4 +435,35 @@ fn a_pause_is_kept_and_a_retirement_is_put_off() {
     world.settle();
     world.wanted = None;
     assert_eq!(world.with(|view| decide(&View { stays_until: Some(later), now, ..*view })), Decision::Until(later));
+}
+
+/// How many of twenty adapters are worked on at once.
+fn worked_on(serves: bool) -> usize {
+    let folder = tempfile::tempdir().unwrap();
+    let board = Arc::new(Board::new(Instant::now() + Duration::from_secs(600)));
+    if serves {
+        board.resume();
+    }
+    let (store, (rooms, room)) = (Store::open(folder.path()).unwrap(), mpsc::channel(1));
+    let engine = Ollama::new(&"http://127.0.0.1:1".parse().unwrap(), "p");
+    let tools = Arc::new(Tools::new(store, board, engine, rooms));
+    let revision =
+        |number: u32| json!({ "name": format!("v{number}"), "pool": "p", "adapter": format!("risk/v{number}") });
+    let config = json!({
+        "pools": [{ "name": "p", "base": "b", "adapters": { "from": folder.path() } }],
+        "models": [{ "name": "risk", "revisions": (0..20).map(revision).collect::<Vec<_>>() }],
+    });
+    let wants = wanted(&serde_json::from_value::<Config>(config).unwrap(), "p").unwrap();
+    let source = Source::open(&wants.spec).unwrap();
+    let at = wants.adapters.iter().map(|wanted| (wanted.path.clone(), listed(Some(1)))).collect();
+    let (_tell, changes) = watch::channel(Arc::new(wants));
+    let mut reconciler = Reconciler::new(tools, source, changes, room, Duration::ZERO).unwrap();
+    reconciler.listed.at = at;
+    reconciler.turn();
+    reconciler.entries.values().filter(|entry| entry.job.is_some()).count()
+}
+
+#[tokio::test]
+async fn beside_an_engine_that_serves_fewer_are_made_ready_at_once() {
+    assert_eq!((worked_on(false), worked_on(true)), (WORKING, WORKING_BESIDE));
 }
