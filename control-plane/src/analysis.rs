@@ -4,22 +4,29 @@
 //! (the candidate's beside what the current one's may be at most: Clopper and Pearson's bound, then the binomial
 //! distribution), and the P99 of the engine's time and of the time to the first token (who has how many of the slowest
 //! hundredth of all: the hypergeometric distribution, after the candidate's times were shortened by what it may be
-//! slower). An equal candidate fails with a chance of at most [`FALSE_ALARMS`] a release, however often it is judged: the
-//! k-th look may be wrong with a chance of 0.8 %/(k(k+1)), which is 0.8 % over all of them, and early ones, at 20, 40,
-//! 80 … requests and at errors alone, with 0.1 %, 0.05 % … .
+//! slower). Each look is at all that was seen since the weights last changed, and at the last intervals alone
+//! ([`WINDOWS`]), so that a candidate which turns bad after a long good time is not hidden by that. An equal candidate fails
+//! with a chance of at most [`FALSE_ALARMS`] a release, however often it is judged: the k-th look may be wrong with a chance of
+//! 0.75 %/(k(k+1)) at all that was seen, which is 0.75 % over all of them, and of 0.075 %/(k(k+1)) at each window, and early
+//! ones, at 20, 40, 80 … requests and at errors alone, with 0.05 %, 0.025 % … . That windows overlap costs nothing: chances add up,
+//! however they depend on each other.
 
 use serde::{Deserialize, Serialize};
 use tutti_api::AnalysisSpec;
 
-use crate::evidence::{GROWTH, Histogram, Seen};
+use crate::evidence::{GROWTH, Histogram, Recent, Seen};
 use crate::statistics::{binomial_tail, hypergeometric_tail, upper_bound};
 
 /// The highest chance that a release of an equal candidate is ended.
 pub const FALSE_ALARMS: f64 = 0.01;
-/// What of it looks after enough samples may use.
-const FULL_LOOKS: f64 = 0.008;
-/// What of it looks before may use.
-const EARLY_LOOKS: f64 = FALSE_ALARMS - FULL_LOOKS;
+/// What of it looks after enough samples may use, at all that was seen.
+const WHOLE_LOOKS: f64 = 0.0075;
+/// What of it the same looks may use at the last intervals alone: all windows together.
+const RECENT_LOOKS: f64 = 0.0015;
+/// What of it looks before there are enough samples may use.
+const EARLY_LOOKS: f64 = FALSE_ALARMS - WHOLE_LOOKS - RECENT_LOOKS;
+/// How long the windows are, the shortest first. Unit: intervals.
+pub const WINDOWS: [usize; 2] = [4, 16];
 /// Fewest requests of a candidate whose errors are looked at.
 const FIRST_LOOK: u64 = 20;
 /// What is compared in a full look.
@@ -48,14 +55,15 @@ pub enum Verdict {
     TooFew(String),
 }
 
-/// Looks at both revisions over the same time.
-pub fn judge(spec: &AnalysisSpec, looks: &mut Looks, current: &Seen, candidate: &Seen) -> Verdict {
+/// Looks at both revisions over the same time: at all that was seen of them, and at the last intervals alone, where there are
+/// enough for a window.
+pub fn judge(spec: &AnalysisSpec, looks: &mut Looks, current: &Seen, candidate: &Seen, recent: &[Recent]) -> Verdict {
     let least = u64::from(spec.min_samples);
-    let errors = |chance: f64| more_errors(spec, current, candidate, chance);
     if current.requests < least || candidate.requests < least {
         if candidate.requests >= FIRST_LOOK << looks.early.min(32) {
             looks.early += 1;
-            if let Some(why) = errors(EARLY_LOOKS / f64::from(2u32.pow(looks.early.min(30)))) {
+            let chance = EARLY_LOOKS / f64::from(2u32.pow(looks.early.min(30)));
+            if let Some(why) = more_errors(spec, current, candidate, chance) {
                 return Verdict::Failed(why);
             }
         }
@@ -66,29 +74,57 @@ pub fn judge(spec: &AnalysisSpec, looks: &mut Looks, current: &Seen, candidate: 
     }
     looks.full += 1;
     let look = f64::from(looks.full);
-    let chance = FULL_LOOKS / (look * (look + 1.0)) / TESTS;
-    let times = [
-        ("P99", spec.max_p99_increase.fraction(), &current.engine, &candidate.engine),
-        ("P99 of the first token", spec.max_ttft_increase.fraction(), &current.first_token, &candidate.first_token),
-    ];
-    let enough = |times: &Histogram| times.count() >= least;
-    let times = times.into_iter().filter(|(_, _, current, candidate)| enough(current) && enough(candidate));
-    let slower = times.clone().find_map(|(name, margin, current, candidate)| {
-        is_slower(current, candidate, margin, chance).then(|| slow(name, current, candidate))
-    });
-    if let Some(why) = errors(chance).or(slower) {
+    let of_look = 1.0 / (look * (look + 1.0)) / TESTS;
+    if let Some(why) = worse(spec, current, candidate, WHOLE_LOOKS * of_look) {
         return Verdict::Failed(why);
     }
-    let seems = times.into_iter().find_map(|(name, margin, current, candidate)| {
-        let seems = p99(candidate) > p99(current) * (1.0 + margin);
-        seems.then(|| slow(name, current, candidate))
-    });
-    let margin = spec.max_error_rate_increase.fraction();
-    let seems_wrong = (rate(candidate) - rate(current) > margin).then(|| wrong(current, candidate));
-    match seems_wrong.or(seems) {
+    for Recent { intervals, current, candidate } in recent {
+        let chance = RECENT_LOOKS / WINDOWS.len() as f64 * of_look;
+        let enough = current.requests >= least && candidate.requests >= least;
+        if let Some(why) = enough.then(|| worse(spec, current, candidate, chance)).flatten() {
+            return Verdict::Failed(format!("in the last {intervals} intervals {why}"));
+        }
+    }
+    match seems_worse(spec, current, candidate) {
         Some(why) => Verdict::Inconclusive(format!("{why}, which may be by chance")),
         None => Verdict::Passed,
     }
+}
+
+/// What is compared of times: its name, how much longer the candidate's may be, and both of them; where there are enough.
+fn times<'s>(
+    spec: &AnalysisSpec,
+    current: &'s Seen,
+    candidate: &'s Seen,
+) -> impl Iterator<Item = (&'static str, f64, &'s Histogram, &'s Histogram)> {
+    let least = u64::from(spec.min_samples);
+    let all = [
+        ("P99", spec.max_p99_increase.fraction(), &current.engine, &candidate.engine),
+        ("P99 of the first token", spec.max_ttft_increase.fraction(), &current.first_token, &candidate.first_token),
+    ];
+    all.into_iter().filter(move |(_, _, current, candidate)| current.count() >= least && candidate.count() >= least)
+}
+
+/// Why the candidate is worse, if each thing that says so is by chance with this chance at most.
+fn worse(spec: &AnalysisSpec, current: &Seen, candidate: &Seen, chance: f64) -> Option<String> {
+    let slower = || {
+        times(spec, current, candidate).find_map(|(name, margin, current, candidate)| {
+            is_slower(current, candidate, margin, chance).then(|| slow(name, current, candidate))
+        })
+    };
+    more_errors(spec, current, candidate, chance).or_else(slower)
+}
+
+/// Why the candidate seems to be worse, if it does, by chance or not.
+fn seems_worse(spec: &AnalysisSpec, current: &Seen, candidate: &Seen) -> Option<String> {
+    let margin = spec.max_error_rate_increase.fraction();
+    if rate(candidate) - rate(current) > margin {
+        return Some(wrong(current, candidate));
+    }
+    times(spec, current, candidate).find_map(|(name, margin, current, candidate)| {
+        let seems = p99(candidate) > p99(current) * (1.0 + margin);
+        seems.then(|| slow(name, current, candidate))
+    })
 }
 
 fn rate(seen: &Seen) -> f64 {
@@ -101,8 +137,12 @@ fn p99(times: &Histogram) -> f64 {
 
 /// Why the candidate has more errors than it may, if that is by chance with this chance at most.
 fn more_errors(spec: &AnalysisSpec, current: &Seen, candidate: &Seen, chance: f64) -> Option<String> {
+    let margin = spec.max_error_rate_increase.fraction();
+    if rate(candidate) <= rate(current) + margin {
+        return None; // as many or more are as likely as not, by any bound
+    }
     let at_most = upper_bound(current.requests, current.errors, chance / 2.0);
-    let allowed = at_most + spec.max_error_rate_increase.fraction();
+    let allowed = at_most + margin;
     if allowed >= 1.0 {
         return None;
     }
@@ -165,7 +205,7 @@ mod tests {
     }
 
     fn of(current: &Seen, candidate: &Seen) -> Verdict {
-        judge(&AnalysisSpec::default(), &mut Looks::default(), current, candidate)
+        judge(&AnalysisSpec::default(), &mut Looks::default(), current, candidate, &[])
     }
 
     #[test]
@@ -189,8 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn what_turned_bad_a_moment_ago_is_not_hidden_by_the_time_before() {
+        let long = (seen(100_000, 500, 100), seen(100_000, 600, 100));
+        let recent = |errors| {
+            let (current, candidate) = (seen(4_000, 20, 100), seen(4_000, errors, 100));
+            Recent { intervals: 4, current, candidate }
+        };
+        let mut looks = Looks { full: 100, early: 0 };
+        let mut look = |recent| judge(&AnalysisSpec::default(), &mut looks, &long.0, &long.1, &[recent]);
+        assert_eq!(look(recent(20)), Verdict::Passed);
+        let why = "in the last 4 intervals 5.00% of 4000 requests failed, of the current revision 0.50% of 4000";
+        assert_eq!(look(recent(200)), Verdict::Failed(why.to_owned()));
+        let few = Recent { intervals: 4, current: seen(499, 0, 100), candidate: seen(499, 400, 100) };
+        assert_eq!(look(few), Verdict::Passed, "too few say nothing of a window");
+    }
+
+    #[test]
     fn all_looks_together_use_what_is_promised() {
-        let full: f64 = (1..1_000_000u32).map(|k| FULL_LOOKS / (f64::from(k) * (f64::from(k) + 1.0))).sum();
+        let full = WHOLE_LOOKS + WINDOWS.map(|_| RECENT_LOOKS / WINDOWS.len() as f64).iter().sum::<f64>();
+        let full: f64 = (1..1_000_000u32).map(|k| full / (f64::from(k) * (f64::from(k) + 1.0))).sum();
         let early: f64 = (1..60).map(|k| EARLY_LOOKS / 2f64.powi(k)).sum();
         assert!(full + early <= FALSE_ALARMS && full + early > 0.999 * FALSE_ALARMS);
     }

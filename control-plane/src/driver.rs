@@ -7,6 +7,7 @@ use tutti_api::{Engine, MirrorTo, ModelSpec, ModelTraffic, PoolSpec, TrafficWord
 
 use crate::command::{Command, Refused, command};
 use crate::evidence::{Evidence, Heard, Ready, RevisionHeard, Seen};
+use crate::mark::Mark;
 use crate::release::{Millis, Release, observe};
 use crate::report::Standing;
 use crate::step::step;
@@ -36,15 +37,6 @@ pub struct Floor {
     pub replicas: u32,
     /// How long from when it is said, by the clock of who hears it.
     pub holds: Millis,
-}
-
-/// Since when evidence counts, and what there was before.
-#[derive(Clone, Debug, Default)]
-struct Mark {
-    /// Of the weights that it counts for.
-    generation: u64,
-    /// By who has seen it: of the current revision, and of the candidate.
-    before: BTreeMap<String, (Seen, Seen)>,
 }
 
 /// A driver.
@@ -90,18 +82,11 @@ impl Driver {
 
     /// Takes in what a gateway tells, in place of what it told before.
     pub fn hear(&mut self, gateway: &str, heard: Heard) {
-        if !self.heard.contains_key(gateway) {
-            // What it saw before says nothing of a change under way.
-            for (model, mark) in &mut self.marks {
-                let of = |revision: Option<&String>| {
-                    let seen = heard.get(model).zip(revision).and_then(|(of, revision)| of.get(revision));
-                    seen.map(|heard| heard.seen.clone()).unwrap_or_default()
-                };
-                let release = self.state.releases.get(model);
-                let candidate = release.and_then(|release| release.candidate.as_ref());
-                let current = of(release.map(|release| &release.current));
-                let before = (current, of(candidate.map(|candidate| &candidate.revision)));
-                mark.before.insert(gateway.to_owned(), before);
+        for (model, mark) in &mut self.marks {
+            let Some(release) = self.state.releases.get(model) else { continue };
+            match self.heard.get(gateway) {
+                Some(before) => mark.tells(release, before, &heard),
+                None => mark.comes(gateway, release, &heard),
             }
         }
         self.heard.insert(gateway.to_owned(), heard);
@@ -109,8 +94,9 @@ impl Driver {
 
     /// A gateway is gone, with what it told; or another one is in its place.
     pub fn forget(&mut self, gateway: &str) {
-        self.heard.remove(gateway);
-        self.marks.values_mut().for_each(|mark| _ = mark.before.remove(gateway));
+        if self.heard.remove(gateway).is_some() {
+            self.marks.values_mut().for_each(|mark| mark.goes(gateway));
+        }
     }
 
     /// Obeys somebody.
@@ -144,8 +130,16 @@ impl Driver {
             return false;
         }
         let release = release.clone();
-        let evidence = self.evidence(&release);
+        let mut evidence = self.evidence(&release);
+        let next_look = |of: &Release| of.candidate.as_ref().map(|candidate| candidate.next_look);
+        let mark = self.marks.get_mut(model);
+        if let Some(mark) = mark.as_ref().filter(|_| next_look(&release).is_some_and(|next| now >= next)) {
+            evidence.recent = mark.recent(&evidence);
+        }
         let next = step(&release, &evidence, now);
+        if let Some(mark) = mark.filter(|_| next_look(&next) != next_look(&release)) {
+            mark.looked(&evidence);
+        }
         let changed = next != release;
         self.set(next);
         if let Some(now) = self.state.releases.get(model).filter(|now| now.generation != release.generation).cloned() {
@@ -264,18 +258,11 @@ impl Driver {
 
     /// What a release is judged by. Evidence counts from when its weights last changed.
     fn evidence(&mut self, release: &Release) -> Evidence {
-        let known = self.marks.get(&release.model).is_some_and(|mark| mark.generation == release.generation);
-        if !known {
-            let Some(candidate) = &release.candidate else { return Evidence::default() };
-            let of = |heard: &Heard, revision: &str| {
-                heard.get(&release.model).and_then(|of| of.get(revision)).map(|heard| heard.seen.clone())
-            };
-            let before = self.heard.iter().map(|(gateway, heard)| {
-                let seen = |revision: &str| of(heard, revision).unwrap_or_default();
-                (gateway.clone(), (seen(&release.current), seen(&candidate.revision)))
-            });
-            let mark = Mark { generation: release.generation, before: before.collect() };
-            self.marks.insert(release.model.clone(), mark);
+        if !self.marks.get(&release.model).is_some_and(|mark| mark.is_of(release)) {
+            if release.candidate.is_none() {
+                return Evidence::default();
+            }
+            self.marks.insert(release.model.clone(), Mark::new(release, &self.heard));
         }
         self.since(release, self.marks.get(&release.model))
     }
@@ -287,7 +274,7 @@ impl Driver {
         let empty = RevisionHeard::default();
         for (gateway, heard) in &self.heard {
             let of = |revision: &str| heard.get(&release.model).and_then(|of| of.get(revision)).unwrap_or(&empty);
-            let (current, before) = mark.and_then(|mark| mark.before.get(gateway)).unwrap_or(&nothing);
+            let (current, before) = mark.and_then(|mark| mark.before(gateway)).unwrap_or(&nothing);
             evidence.current.merge(&of(&release.current).seen.since(current));
             evidence.candidate.merge(&of(&candidate.revision).seen.since(before));
         }

@@ -152,6 +152,17 @@ pub struct RevisionHeard {
 /// What a gateway tells of its models: by model and revision.
 pub type Heard = BTreeMap<String, BTreeMap<String, RevisionHeard>>;
 
+/// Both revisions over the last intervals alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recent {
+    /// How many these are. Unit: intervals.
+    pub intervals: usize,
+    /// Of the current revision.
+    pub current: Seen,
+    /// Of the candidate.
+    pub candidate: Seen,
+}
+
 /// What a release is judged by: both revisions over the same time, since its weights last changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
@@ -159,6 +170,8 @@ pub struct Evidence {
     pub current: Seen,
     /// Of the candidate.
     pub candidate: Seen,
+    /// The end of it alone, where it is time to look and there were enough looks before.
+    pub recent: Vec<Recent>,
     /// Who can serve the current one.
     pub current_ready: Ready,
     /// Who can serve the candidate.

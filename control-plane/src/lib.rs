@@ -7,15 +7,16 @@ mod command;
 mod driver;
 mod evidence;
 mod fleet;
+mod mark;
 mod release;
 mod report;
 mod statistics;
 mod step;
 
-pub use analysis::{FALSE_ALARMS, Looks, Verdict, judge};
+pub use analysis::{FALSE_ALARMS, Looks, Verdict, WINDOWS, judge};
 pub use command::{Command, How, Refused, command};
 pub use driver::{Driver, Floor, State};
-pub use evidence::{BUCKETS, Evidence, Heard, Histogram, Ready, RevisionHeard, Seen, bucket};
+pub use evidence::{BUCKETS, Evidence, Heard, Histogram, Ready, Recent, RevisionHeard, Seen, bucket};
 pub use fleet::Fleet;
 pub use release::{Candidate, Entry, MAX_HISTORY, Millis, Release, Stage, observe, spec_hash};
 pub use report::{Figures, Report, Standing};

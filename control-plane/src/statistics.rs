@@ -81,14 +81,40 @@ pub(crate) fn hypergeometric_tail(all: u64, marked: u64, drawn: u64, least: u64)
         let (n, k) = (n as f64, k as f64);
         ln_gamma(n + 1.0) - ln_gamma(k + 1.0) - ln_gamma(n - k + 1.0)
     };
-    let total = ln_choose(all, drawn);
-    let possible = least..=marked.min(drawn);
-    let chance = |k: u64| {
-        let others = drawn - k;
-        if others > all - marked { 0.0 } else { (ln_choose(marked, k) + ln_choose(all - marked, others) - total).exp() }
-    };
-    possible.map(chance).sum::<f64>().min(1.0)
+    let (unmarked, most) = (all - marked, marked.min(drawn));
+    // Fewer there cannot be: all others are drawn then.
+    let first = least.max(drawn.saturating_sub(unmarked));
+    if first > most {
+        return 0.0;
+    }
+    // From the likeliest on, for what is far from it may be too little to be a number.
+    let likeliest = ((marked + 1) as f64 * (drawn + 1) as f64 / (all + 2) as f64) as u64;
+    let start = likeliest.clamp(first, most);
+    let chance = (ln_choose(marked, start) + ln_choose(unmarked, drawn - start) - ln_choose(all, drawn)).exp();
+    // How much likelier one more than `k` are than `k`.
+    let ratio =
+        |k: u64| (marked - k) as f64 * (drawn - k) as f64 / ((k + 1) as f64 * (unmarked + k + 1 - drawn) as f64);
+    let (mut sum, mut next) = (chance, chance);
+    for k in start..most {
+        next *= ratio(k);
+        sum += next;
+        if next < sum * NOTHING {
+            break;
+        }
+    }
+    next = chance;
+    for k in (first..start).rev() {
+        next /= ratio(k);
+        sum += next;
+        if next < sum * NOTHING {
+            break;
+        }
+    }
+    sum.min(1.0)
 }
+
+/// The part of a sum that makes no difference to it.
+const NOTHING: f64 = 1e-17;
 
 #[cfg(test)]
 mod tests {
@@ -114,6 +140,11 @@ mod tests {
         // Of 52 cards 4 are aces, 5 are drawn, 2 or more of them are.
         near(hypergeometric_tail(52, 4, 5, 2), 0.041_684_366_054_113_95);
         near(hypergeometric_tail(10, 10, 5, 5), 1.0);
+        near(hypergeometric_tail(10, 8, 5, 0), 1.0);
+        near(hypergeometric_tail(10, 3, 5, 4), 0.0);
+        near(hypergeometric_tail(2_000_000, 20_000, 1_000_000, 0), 1.0);
+        assert!((hypergeometric_tail(2_000_000, 20_000, 1_000_000, 10_000) - 0.5).abs() < 0.01);
+        assert!(hypergeometric_tail(2_000_000, 20_000, 1_000_000, 20_000) < 1e-300);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use tutti_api::{AnalysisSpec, BlueGreenSpec, CanarySpec, OnLost, Pause, WHOLE};
 
 use crate::analysis::{Verdict, judge};
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Recent};
 use crate::release::{Candidate, Millis, Release, Stage, millis};
 
 /// How a release stands by what was seen and the time. It is the same release where nothing is to happen.
@@ -110,7 +110,10 @@ fn looked_at(release: &mut Release, candidate: &mut Candidate, evidence: &Eviden
     let spec = analysis(candidate)?;
     // Who has all requests is judged beside what was seen of the current revision before.
     let has_all = candidate.stage == Stage::Watching || release.weight(&candidate.revision) == WHOLE;
-    let current = candidate.reference.as_ref().filter(|_| has_all).unwrap_or(&evidence.current).clone();
+    let reference = candidate.reference.as_ref().filter(|_| has_all);
+    let current = reference.unwrap_or(&evidence.current).clone();
+    let beside = |of: &Recent| Recent { current: reference.unwrap_or(&of.current).clone(), ..of.clone() };
+    let recent: Vec<Recent> = evidence.recent.iter().map(beside).collect();
     // As soon as there is enough for the first time, and then in turn.
     let least = u64::from(spec.min_samples);
     let enough = current.requests >= least && evidence.candidate.requests >= least;
@@ -119,7 +122,7 @@ fn looked_at(release: &mut Release, candidate: &mut Candidate, evidence: &Eviden
         return None;
     }
     candidate.next_look = now + millis(spec.interval.get());
-    let verdict = judge(&spec, &mut candidate.looks, &current, &evidence.candidate);
+    let verdict = judge(&spec, &mut candidate.looks, &current, &evidence.candidate, &recent);
     match verdict {
         Verdict::Passed => {
             candidate.passed += 1;
