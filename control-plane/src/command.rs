@@ -1,10 +1,10 @@
 //! What people want of a release.
 
 use serde::{Deserialize, Serialize};
-use tutti_api::{ModelSpec, Share, StrategySpec};
+use tutti_api::{ModelSpec, Problem, Share, StrategySpec};
 
 use crate::evidence::{Heard, Ready};
-use crate::release::{Millis, Release};
+use crate::release::{Candidate, Millis, Release, Stage};
 
 /// What somebody wants.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -91,6 +91,19 @@ pub enum Refused {
         /// The model.
         model: String,
     },
+    /// A change is under way, and waits for nobody's word.
+    #[error("the change of {model} to {revision} does not wait for anybody's word: {what}")]
+    WaitsForNobody {
+        /// The model.
+        model: String,
+        /// The candidate.
+        revision: String,
+        /// What it does instead.
+        what: String,
+    },
+    /// How it is to come about is no way: what is wrong with that, each with what to write.
+    #[error("{}", .0.join("\n"))]
+    NoStrategy(Vec<String>),
     /// It would try two revisions on one replica that has the weights of one at a time.
     #[error(
         "{model}@{revision} and {current} share pool {pool:?}, whose one replica would load weights anew for each request: use --now"
@@ -141,7 +154,7 @@ pub fn command(
             let strategy = match how {
                 How::Configured => traffic.and_then(|traffic| traffic.strategy.clone()),
                 How::Now => None,
-                How::By(strategy) => Some((**strategy).clone()),
+                How::By(strategy) => Some(judged(strategy)?),
             };
             there(revision, *force || strategy.is_some())?;
             let (its, theirs) = (ready(revision), ready(&release.current));
@@ -183,6 +196,16 @@ pub fn command(
     Ok(next)
 }
 
+/// A strategy that was typed by hand, which nobody has checked yet.
+fn judged(strategy: &StrategySpec) -> Result<StrategySpec, Refused> {
+    let shown = |problem: &Problem| {
+        let help = problem.help.as_deref().map(|help| format!("; {help}")).unwrap_or_default();
+        format!("{}: {}{help}", problem.path, problem.message)
+    };
+    let problems: Vec<String> = strategy.problems().iter().map(shown).collect();
+    if problems.is_empty() { Ok(strategy.clone()) } else { Err(Refused::NoStrategy(problems)) }
+}
+
 fn resume(release: &mut Release, by: &str, now: Millis) -> Result<(), Refused> {
     if std::mem::take(&mut release.frozen) {
         release.tell(by, "resumed".to_owned(), now);
@@ -191,6 +214,11 @@ fn resume(release: &mut Release, by: &str, now: Millis) -> Result<(), Refused> {
     let Some(candidate) = &mut release.candidate else {
         return Err(Refused::NothingWaits { model: release.model.clone() });
     };
+    // A word that nobody waits for would be taken for the next one that is waited for.
+    if let Some(what) = instead(candidate) {
+        let (model, revision) = (release.model.clone(), candidate.revision.clone());
+        return Err(Refused::WaitsForNobody { model, revision, what: what.to_owned() });
+    }
     if candidate.held.take().is_some() {
         candidate.inconclusive = 0;
     } else {
@@ -199,4 +227,128 @@ fn resume(release: &mut Release, by: &str, now: Millis) -> Result<(), Refused> {
     let what = format!("{} may go on", candidate.revision);
     release.tell(by, what, now);
     Ok(())
+}
+
+/// What a change does that waits for nobody's word; `None`: it waits for one, or goes on sooner by one.
+fn instead(candidate: &Candidate) -> Option<&'static str> {
+    const REPLICA: &str = "it waits for a replica that has it, proven";
+    if candidate.held.is_some() {
+        return None;
+    }
+    if candidate.lost {
+        return Some("no replica serves it any more, and it goes on once one does");
+    }
+    let canary = candidate.strategy.canary.as_ref();
+    let blue_green = candidate.strategy.blue_green.as_ref();
+    match candidate.stage {
+        Stage::Step(number) => {
+            let step = canary.and_then(|canary| canary.steps.get(number));
+            step.is_none_or(|step| step.pause.is_none()).then_some(REPLICA)
+        }
+        Stage::Proving => {
+            let judged = canary.and_then(|canary| canary.analysis.as_ref());
+            judged.is_none_or(|analysis| candidate.passed >= analysis.count).then_some(REPLICA)
+        }
+        Stage::Preparing => {
+            // It may be its own time that it waits for: until there is something to judge it beside later.
+            let by_itself = blue_green.is_none_or(|spec| {
+                let passed = |analysis: &tutti_api::AnalysisSpec| candidate.passed >= analysis.count;
+                spec.auto_promotion_enabled
+                    && spec.pre_promotion_analysis.as_ref().is_none_or(passed)
+                    && spec.post_promotion_analysis.is_none()
+            });
+            by_itself.then_some("it waits until it has as many ready slots as the revision that serves")
+        }
+        Stage::Watching => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tutti_api::{Config, PoolSpec};
+
+    use super::*;
+    use crate::driver::{Driver, State};
+    use crate::evidence::RevisionHeard;
+
+    fn config() -> Config {
+        let pool = |name: &str| format!("{{ name: {name}, endpoints: [{{ url: \"http://{name}:1\" }}] }}");
+        let revisions = "[{ name: v1, pool: blue, upstream: a }, { name: v2, pool: green, upstream: b }]";
+        let yaml =
+            format!("pools: [{}, {}]\nmodels: [{{ name: m, revisions: {revisions} }}]", pool("blue"), pool("green"));
+        tutti_api::load(&yaml, "t", []).expect("a configuration")
+    }
+
+    /// A driver of `m`, whose v2 so many replicas have.
+    fn driver(replicas: u32) -> Driver {
+        let Config { models, pools, .. } = config();
+        let mut driver = Driver::new("the driver", State::default());
+        driver.configure(&models, &pools, 0);
+        hear(&mut driver, &pools, replicas);
+        driver
+    }
+
+    fn hear(driver: &mut Driver, pools: &[PoolSpec], replicas: u32) {
+        let of = |pool: &PoolSpec, replicas| {
+            let ready = Ready { pool: pool.name.clone(), replicas, slots: replicas };
+            RevisionHeard { ready, ..RevisionHeard::default() }
+        };
+        let told = [("v1".to_owned(), of(&pools[0], 1)), ("v2".to_owned(), of(&pools[1], replicas))];
+        driver.hear("g", [("m".to_owned(), told.into())].into());
+    }
+
+    fn to_v2(strategy: &str) -> Command {
+        let strategy = serde_json::from_str(strategy).expect("a strategy");
+        Command::To { revision: "v2".to_owned(), how: How::By(Box::new(strategy)), mirror: None, force: false }
+    }
+
+    fn resumed(driver: &mut Driver) -> Result<(), String> {
+        driver.command("m", &Command::Resume, "me", 5).map(|_| ()).map_err(|why| why.to_string())
+    }
+
+    #[test]
+    fn what_waits_for_nobodys_word_is_not_resumed_and_skips_no_pause_later() {
+        let mut driver = driver(0);
+        assert_eq!(resumed(&mut driver), Err("no change of m is under way that waits".to_owned()));
+        let canary = r#"{"canary":{"steps":[{"setWeight":"10%"},{"pause":"until-promoted"}]}}"#;
+        driver.command("m", &to_v2(canary), "me", 1).expect("it may");
+        let why = resumed(&mut driver).expect_err("nobody has it");
+        assert_eq!(
+            why,
+            "the change of m to v2 does not wait for anybody's word: it waits for a replica that has it, proven"
+        );
+        hear(&mut driver, &config().pools, 1);
+        driver.tick(10);
+        assert_eq!(driver.release("m").map(|release| release.weight("v2")), Some(100_000), "and waits to be promoted");
+        assert_eq!(resumed(&mut driver), Ok(()));
+        assert_eq!(driver.release("m").map(|release| &*release.current), Some("v2"));
+        assert!(resumed(&mut driver).is_err(), "it is over");
+    }
+
+    #[test]
+    fn of_blue_and_green_a_word_is_waited_for_where_it_does_not_take_over_by_itself() {
+        let mut driver = driver(0);
+        driver.command("m", &to_v2(r#"{"blueGreen":{}}"#), "me", 1).expect("it may");
+        assert!(resumed(&mut driver).expect_err("it is not ready").contains("as many ready slots"));
+        let by_hand = r#"{"blueGreen":{"autoPromotionEnabled":false}}"#;
+        driver.command("m", &Command::Rollback { to: None, force: false }, "me", 2).expect("it may");
+        driver.command("m", &to_v2(by_hand), "me", 3).expect("it may");
+        assert_eq!(resumed(&mut driver), Ok(()), "before it is ready too");
+    }
+
+    #[test]
+    fn a_strategy_that_was_typed_is_judged_as_one_that_is_configured() {
+        let mut driver = driver(1);
+        for (wrong, why) in [
+            (r#"{"canary":{"steps":[{}]}}"#, "strategy.canary.steps[0]: a step is one thing; write"),
+            (r#"{"canary":{"steps":[]}}"#, "strategy.canary.steps: a canary has 1 to 100 steps; write"),
+            (r#"{"canary":{"steps":[{"pause":"1s"}]},"blueGreen":{}}"#, "strategy: a change comes about in one way"),
+            ("{}", "strategy: a change comes about in one way"),
+            (r#"{"blueGreen":{"prePromotionAnalysis":{"interval":"0s"}}}"#, "strategy.blueGreen.prePromotionAnalysis"),
+        ] {
+            let refused = driver.command("m", &to_v2(wrong), "me", 1).map(|_| ()).expect_err("it is no way");
+            assert!(refused.to_string().starts_with(why), "{wrong}: {refused}");
+        }
+        assert!(driver.release("m").is_some_and(|release| release.candidate.is_none()));
+    }
 }

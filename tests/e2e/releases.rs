@@ -69,8 +69,12 @@ fn a_command_switches_and_a_rollback_switches_back() {
     let page = good(&tutti, &["traffic", "risk", "--history"]);
     assert!(page.contains("v1 serves, as configured") && page.contains("v2 serves all: at once"), "{page}");
 
+    let many = ["5%"; 101].join(",");
+    let (many, why) =
+        (["traffic", "risk", "--to", "v2", "--canary", &many], "a canary has 1 to 100 steps; write such as");
     for (wrong, why) in [
-        (&["traffic", "risk", "--to", "v9"][..], "has no revision \"v9\"; there are v1, v2"),
+        (&many[..], why),
+        (&["traffic", "risk", "--to", "v9"], "has no revision \"v9\"; there are v1, v2"),
         (&["traffic", "other"], "no configured model is called \"other\"; there are risk"),
         (&["traffic", "risk", "--resume"], "no change of risk is under way"),
     ] {
@@ -94,6 +98,12 @@ fn what_no_replica_has_is_switched_to_by_force_alone() {
     assert_eq!(tutti.ask("POST", "/api/chat", CHAT).status, 404, "by the replica's own word");
     good(&tutti, &["rollback", "risk"]);
     assert_eq!(asked(&tutti, &[]), "v1");
+
+    // A canary of it waits for a replica, and for nobody's word.
+    good(&tutti, &["traffic", "risk", "--to", "v2", "--canary", "10%,until-promoted"]);
+    let ended = tutti.command(&["traffic", "risk", "--resume"]);
+    let why = "the change of risk to v2 does not wait for anybody's word: it waits for a replica that has it, proven";
+    assert!(ended.code == Some(1) && ended.stderr.contains(why), "{}", ended.stderr);
 }
 
 #[test]

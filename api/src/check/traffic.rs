@@ -1,8 +1,11 @@
 //! What a schema cannot say of how a change of revision comes about.
 
+use std::collections::HashSet;
+
 use super::{Pools, Report, field, item};
-use crate::yaml::Step;
-use crate::{AnalysisSpec, CanarySpec, Engine, ModelSpec, PoolSpec, StrategySpec, TrafficSpec};
+use crate::problem::Place;
+use crate::yaml::{Kind, Node, Step};
+use crate::{AnalysisSpec, CanarySpec, Engine, ModelSpec, PoolSpec, Problem, StrategySpec, TrafficSpec};
 
 /// Most steps of a change.
 const MAX_STEPS: usize = 100;
@@ -51,6 +54,17 @@ fn shared<'m>(model: &'m ModelSpec, pools: &Pools<'_>) -> Option<&'m str> {
     let of = |pool: &str| model.revisions.iter().filter(|revision| revision.pool == pool).count();
     let mut names = model.revisions.iter().map(|revision| revision.pool.as_str());
     names.find(|pool| pools.single.contains(pool) && of(pool) > 1)
+}
+
+impl StrategySpec {
+    /// What is wrong with one that stands in no configuration, as `tutti check` would say of it: one that was typed by hand.
+    pub fn problems(&self) -> Vec<Problem> {
+        let nowhere = Node { place: Place::Whole, kind: Kind::Refused };
+        let (refused, mut problems) = (HashSet::new(), Vec::new());
+        let mut report = Report { root: &nowhere, refused: &refused, problems: &mut problems };
+        strategy(self, &field(&[], "strategy"), &mut report);
+        problems
+    }
 }
 
 fn strategy(spec: &StrategySpec, here: &[Step], report: &mut Report<'_>) {
