@@ -15,7 +15,7 @@ use crate::scaler::Shared;
 
 /// How often it is looked where they are.
 const EVERY: Duration = Duration::from_secs(1);
-/// Most gateways; those beyond are left out. Unit: gateways.
+/// Most gateways; those beyond are left out, and that is said. Unit: gateways.
 const MAX_GATEWAYS: usize = 1_000;
 
 /// Who says where gateways are: by their ops addresses.
@@ -93,9 +93,15 @@ pub(crate) async fn run(of: Where, shared: Arc<Shared>) {
             Where::List(_) | Where::Dns(_) => resolved(&discovery, &names),
         };
         if let Some(mut addresses) = found {
-            while addresses.len() > MAX_GATEWAYS {
-                addresses.pop_last();
+            let beyond = bounded(&mut addresses);
+            if beyond != shared.left_out() && beyond > 0 {
+                tracing::error!(
+                    left_out = beyond,
+                    most = MAX_GATEWAYS,
+                    "there are more gateways than are asked: the demand of those with the highest addresses is not counted"
+                );
             }
+            shared.set_left_out(beyond);
             shared.discovered(&addresses, Instant::now());
         }
         if let Some(why) = failed.as_ref().filter(|_| !was_failing) {
@@ -105,6 +111,13 @@ pub(crate) async fn run(of: Where, shared: Arc<Shared>) {
         shared.set_discovery_failing(was_failing);
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Leaves out those beyond the most; yields how many.
+fn bounded(addresses: &mut BTreeSet<String>) -> usize {
+    let beyond = addresses.len().saturating_sub(MAX_GATEWAYS);
+    (0..beyond).for_each(|_| _ = addresses.pop_last());
+    beyond
 }
 
 /// Where names and addresses lead, and what is wrong with a name that leads nowhere. Among others that do lead somewhere it
@@ -132,6 +145,13 @@ fn resolved(discovery: &Discovery, names: &[&Address]) -> (Option<BTreeSet<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn those_beyond_the_most_are_counted() {
+        let mut all: BTreeSet<String> = (0..MAX_GATEWAYS + 3).map(|number| format!("{number:05}")).collect();
+        assert_eq!((bounded(&mut all), all.len(), bounded(&mut all)), (3, MAX_GATEWAYS, 0));
+        assert_eq!(all.last().map(String::as_str), Some("00999"));
+    }
 
     #[test]
     fn a_service_has_one_form() {

@@ -92,7 +92,7 @@ const GATEWAYS: Row = (
     "tutti_scaler_gateways",
     "gauge",
     "state",
-    "Gateways. state: discovered, fresh (heard within 3 s), held (not heard, and their last word counts still), silent (no word that counts)",
+    "Gateways. state: discovered, fresh (heard within 3 s), held (not heard, and their last word counts still), silent (no word that counts), left_out (beyond the 1,000 that are asked)",
 );
 const DISCOVERY: Row =
     ("tutti_scaler_discovery_failing", "gauge", "", "1 where it is not known where gateways are: those that were stay");
@@ -211,6 +211,7 @@ pub(crate) fn page(shared: &Shared, now: Instant) -> String {
         ("fresh", sources.fresh),
         ("held", sources.held),
         ("silent", sources.silent),
+        ("left_out", shared.left_out()),
     ];
     states.iter().for_each(|(state, count)| page.sample(GATEWAYS, &[state], *count as f64));
     drop(fleet);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -58,6 +58,8 @@ pub(crate) struct Shared {
     /// How often each is asked. Unit: milliseconds.
     every: AtomicU64,
     pub(crate) discovery_failing: AtomicBool,
+    /// Gateways that there are beyond the most that are asked.
+    left_out: AtomicUsize,
     pub(crate) asked: Asked,
     pub(crate) releases: ReleaseMetrics,
 }
@@ -109,6 +111,14 @@ impl Shared {
         Duration::from_millis(self.every.load(Relaxed))
     }
 
+    pub(crate) fn set_left_out(&self, gateways: usize) {
+        self.left_out.store(gateways, Relaxed);
+    }
+
+    pub(crate) fn left_out(&self) -> usize {
+        self.left_out.load(Relaxed)
+    }
+
     pub(crate) fn set_discovery_failing(&self, failing: bool) {
         self.discovery_failing.store(failing, Relaxed);
     }
@@ -142,6 +152,7 @@ impl Scaler {
             known: watch::Sender::new(BTreeSet::new()),
             every: AtomicU64::new(u64::try_from(poll::EVERY.as_millis()).unwrap_or(u64::MAX)),
             discovery_failing: AtomicBool::new(false),
+            left_out: AtomicUsize::new(0),
             asked: Asked::default(),
             releases: options.releases.clone(),
         });
