@@ -2,21 +2,22 @@
 //! discovery has found, builds tables and publishes them.
 
 mod releasing;
+mod taking;
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tutti_api::{Address, Config, TrafficWord, canonical};
+use tutti_api::{Config, TrafficWord, canonical};
 use tutti_control_plane::Report;
 
+use self::releasing::Unbuilt;
+use self::taking::Inbox;
 use crate::discovery::{self, Discovery};
 use crate::drain::{self, Drained, Refused, Wish};
 use crate::inventory::{self, Heard};
-use crate::keys::Opened;
 use crate::registry::Registry;
 use crate::releases::{self, Disobeyed, NotTaken, Releases, Releasing};
 use crate::replica::Replica;
@@ -39,7 +40,7 @@ enum Ask {
     /// To tell of it.
     Report(String, oneshot::Sender<Result<Report, Disobeyed>>),
     /// To go by a driver's word.
-    Word(TrafficWord, oneshot::Sender<Result<(), NotTaken>>),
+    Word(TrafficWord, oneshot::Sender<Result<(u64, u64), NotTaken>>),
 }
 
 /// The handle of the control task.
@@ -93,8 +94,9 @@ impl Control {
         outcome.await.map_err(|_| gone())?
     }
 
-    /// Goes by a driver's word; resolves once every queue does. `None`: the gateway is shutting down.
-    pub(crate) async fn word(&self, word: TrafficWord) -> Option<Result<(), NotTaken>> {
+    /// Goes by a driver's word; resolves once every queue does, with term and generation of what they go by. `None`: the
+    /// gateway is shutting down.
+    pub(crate) async fn word(&self, word: TrafficWord) -> Option<Result<(u64, u64), NotTaken>> {
         let (reply, outcome) = oneshot::channel();
         self.asks.send(Ask::Word(word, reply)).await.ok()?;
         outcome.await.ok()
@@ -110,46 +112,48 @@ struct Asking {
 
 /// The control task's state.
 pub(crate) struct Task {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) registry: Registry,
-    pub(crate) world: World,
-    pub(crate) releases: Releases,
+    shared: Arc<Shared>,
+    registry: Registry,
+    world: World,
+    releases: Releases,
+    /// The configuration that is being taken up, if one is: what it needs of discovery is kept.
+    coming: Option<Arc<Config>>,
+    /// Why the last table could not be built, if it could not: what was decided is not in force then.
+    unbuilt: Option<Unbuilt>,
 }
 
 impl Task {
+    /// Of a gateway that goes by this table and these releases.
+    pub(crate) fn new(shared: Arc<Shared>, registry: Registry, world: World, releases: Releases) -> Self {
+        if let (Some(peers), Releases::Led(led)) = (&shared.peers, &releases) {
+            peers.word.store(led.word().cloned().map(Arc::new)); // others that start learn it here
+        }
+        Self { shared, registry, world, releases, coming: None, unbuilt: None }
+    }
+
     /// Starts the task; it ends with its last handle.
     pub(crate) fn start(self) -> Control {
         let (asks, inbox) = mpsc::channel(1);
-        tokio::spawn(self.run(inbox));
+        tokio::spawn(self.run(Inbox::of(inbox)));
         Control { asks }
     }
 
-    async fn run(mut self, mut inbox: mpsc::Receiver<Ask>) {
+    async fn run(mut self, mut inbox: Inbox) {
         let mut asked = Instant::now();
         let (shared, told) = (self.shared.clone(), self.registry.told.clone());
         // While replicas are asked, which may take them seconds, releases go on.
         let mut asking: Option<Asking> = None;
         loop {
+            while let Some((config, reply)) = inbox.next.take() {
+                let _ = reply.send(self.take_up(config, &mut inbox).await);
+            }
             let due = tokio::time::sleep_until((asked + EVERY).into());
             let release = self.release_due();
             let idle = asking.is_none();
             tokio::select! {
-                ask = inbox.recv() => match ask {
-                    Some(Ask::Reload(config, reply)) => {
-                        let _ = reply.send(self.take(config).await);
-                    }
-                    Some(Ask::Drain(url, wish, reply)) => {
-                        let _ = reply.send(self.drain(&url, wish).await);
-                    }
-                    Some(Ask::Release(wish, reply)) => {
-                        let _ = reply.send(self.release(&wish).await);
-                    }
-                    Some(Ask::Report(model, reply)) => {
-                        let _ = reply.send(self.report(&model));
-                    }
-                    Some(Ask::Word(word, reply)) => {
-                        let _ = reply.send(self.word(word).await);
-                    }
+                ask = inbox.asks.recv() => match ask {
+                    Some(Ask::Reload(config, reply)) => inbox.next = Some((config, reply)),
+                    Some(ask) => self.obey(ask).await,
                     None => return,
                 },
                 () = release => self.release_tick().await,
@@ -158,7 +162,7 @@ impl Task {
                     asking = Some(self.refresh());
                     asked = Instant::now();
                 }
-                () = shared.discovery.news(), if idle => asking = self.discovered().await,
+                () = shared.discovery.news(), if idle => asking = self.discovered(&mut inbox).await,
                 () = told.notified(), if idle => asking = self.told(),
                 () = shared.refresh.notified(), if idle => {
                     if asked.elapsed() >= AGAIN {
@@ -172,61 +176,15 @@ impl Task {
         }
     }
 
-    /// Takes up a configuration. New replicas are asked what they have before anybody is sent to them.
-    ///
-    /// # Errors
-    /// Why it cannot be; then all stays as it was.
-    pub(crate) async fn take(&mut self, config: Arc<Config>) -> Result<u32, String> {
-        let before = self.shared.table().config.clone();
-        let ourselves = std::mem::take(&mut self.world.ourselves); // all are asked again
-        self.discover(&config).await;
-        let taken = self.take_found(config).await;
-        if taken.is_err() {
-            self.world.ourselves = ourselves;
-            self.discover(&before).await;
-            self.shared.discovery.keep(&discovery::wanted(&before, &self.world.found));
+    /// Does what somebody wants that waits for nobody else: no replica is asked for it.
+    async fn obey(&mut self, ask: Ask) {
+        match ask {
+            Ask::Drain(url, wish, reply) => _ = reply.send(self.drain(&url, wish).await),
+            Ask::Release(wish, reply) => _ = reply.send(self.release(&wish).await),
+            Ask::Report(model, reply) => _ = reply.send(self.report(&model)),
+            Ask::Word(word, reply) => _ = reply.send(self.word(word).await),
+            Ask::Reload(..) => {} // it waits for replicas, and never comes here
         }
-        taken
-    }
-
-    async fn take_found(&mut self, config: Arc<Config>) -> Result<u32, String> {
-        self.keeps_its_keys(&config)?;
-        let keys = self.shared.keys.open(config.gateway.auth.as_ref()).await;
-        let keys = keys.map_err(|error| format!("gateway.auth.keysFile: {error}"))?;
-        let table = self.build(config.clone())?;
-        let answers = inventory::ask_all(&table, &self.shared, |_| true).await;
-        let ourselves: Vec<u64> = answers.iter().filter(|(_, heard)| heard.ourselves).map(|(of, _)| of.id).collect();
-        for pool in &table.pools {
-            for (replica, origin) in pool.replicas.iter().zip(&pool.origins) {
-                if origin.written && ourselves.contains(&replica.id) {
-                    let url = &replica.url;
-                    return Err(format!("the endpoint {url} is this gateway itself: name the address of a replica"));
-                }
-            }
-        }
-        self.heard(answers);
-        // Nobody asks by the new table without a key that is wanted now, or by the old one without one that was wanted.
-        if matches!(keys, Opened::Anybody) {
-            let generation = self.publish(config).await?;
-            self.shared.keys.install(keys);
-            return Ok(generation);
-        }
-        self.shared.keys.install(keys);
-        self.publish(config).await
-    }
-
-    /// Refuses that a port which strangers may reach is opened to them by a configuration which does not say so: it may
-    /// name another address, and that is taken at the next start.
-    fn keeps_its_keys(&self, config: &Config) -> Result<(), String> {
-        let listen = &self.shared.started.gateway.listen;
-        let local = listen.parse::<Address>().is_ok_and(|address| address.is_loopback());
-        if local || config.gateway.auth.is_some() || self.shared.keys.set().is_none() {
-            return Ok(());
-        }
-        Err(format!(
-            "it names no keys, and this gateway listens off loopback, at {listen}: write `auth: none` if whoever \
-             reaches the port may ask"
-        ))
     }
 
     async fn drain(&mut self, given: &str, wish: Wish) -> Result<Drained, Refused> {
@@ -269,27 +227,6 @@ impl Task {
         self.shared.refreshed.send_modify(|count| *count += 1);
     }
 
-    /// Takes up what discovery has found. New replicas are asked what they have before anybody is sent to them.
-    async fn discovered(&mut self) -> Option<Asking> {
-        let table = self.shared.table().clone();
-        self.discover(&table.config).await;
-        self.world.forget_ourselves(&table.config);
-        let next = match self.build(table.config.clone()) {
-            Ok(next) => next,
-            Err(error) => {
-                tracing::error!(error, "what was found cannot be used");
-                return None;
-            }
-        };
-        if replicas(&next) == replicas(&table) {
-            return None;
-        }
-        let known: HashSet<u64> = self.world.catalog.keys().copied().collect();
-        let shared = self.shared.clone();
-        let asked = async move { inventory::ask_all(&next, &shared, |replica| !known.contains(&replica.id)).await };
-        Some(Asking { answers: tokio::spawn(asked), some_are_new: true })
-    }
-
     /// Takes up what the loaders have told. Replicas are asked for what their loaders say they have by now.
     fn told(&mut self) -> Option<Asking> {
         let table = self.shared.table().clone();
@@ -308,22 +245,6 @@ impl Task {
         let (asked_of, shared) = (table.clone(), self.shared.clone());
         let asked = async move { inventory::ask_all(&asked_of, &shared, |replica| news.contains(&replica.id)).await };
         Some(Asking { answers: tokio::spawn(asked), some_are_new: true })
-    }
-
-    /// Has the sources of a configuration say where replicas are.
-    async fn discover(&mut self, config: &Config) {
-        let discovery = &self.shared.discovery;
-        discovery.ask_at(name_servers(config));
-        let mut wanted = discovery::wanted(config, &discovery.found());
-        loop {
-            discovery.watch(&wanted).await;
-            self.world.found = discovery.found();
-            let now = discovery::wanted(config, &self.world.found);
-            if now.is_subset(&wanted) {
-                break;
-            }
-            wanted = now; // with the names that are in files
-        }
     }
 
     /// Takes note of what replicas said; whether it was news.
@@ -370,14 +291,21 @@ impl Task {
         }
         self.tell();
         self.world.traffic = self.releases.traffic();
-        let table = Arc::new(self.build(config)?);
+        let built = self.build(config);
+        self.unbuilt = built.as_ref().err().map(|why| Unbuilt::new(why));
+        let table = Arc::new(built?);
         let shared = self.shared.clone();
         self.registry.publish(table.live(), || shared.swap(table.clone())).await;
+        if let Releases::Led(led) = &mut self.releases {
+            led.in_force();
+        }
         let known = replicas(&table);
         self.world.keep(&known);
         let urls: HashSet<&str> = table.replicas().map(|replica| &*replica.url).collect();
         self.world.drains.name(|url| urls.contains(url), Instant::now());
-        shared.discovery.keep(&discovery::wanted(&table.config, &self.world.found));
+        let mut kept = discovery::wanted(&table.config, &self.world.found);
+        kept.extend(self.coming.iter().flat_map(|config| discovery::wanted(config, &shared.discovery.found())));
+        shared.discovery.keep(&kept);
         Ok(table.generation)
     }
 }
@@ -405,11 +333,6 @@ fn locate(table: &Table, discovery: &Discovery) {
     }
 }
 
-/// The name servers that a configuration writes.
-fn name_servers(config: &Config) -> Vec<SocketAddr> {
-    config.gateway.nameservers.iter().filter_map(|server| tutti_api::name_server(server).ok()).collect()
-}
-
 /// The replicas of a table, pool by pool.
 fn replicas(table: &Table) -> Vec<u64> {
     table.replicas().map(|replica| replica.id).collect()
@@ -418,8 +341,73 @@ fn replicas(table: &Table) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use tutti_api::{ModelTraffic, RevisionWeight, WHOLE};
 
     use super::*;
+
+    /// A task that goes by a driver's word, and what it shows.
+    fn led(config: Arc<Config>) -> (Task, Arc<Shared>) {
+        let (mut registry, world) = (Registry::default(), World::default());
+        let table = Table::build(config, &world, 1, &mut registry).expect("a table");
+        let shared = Shared::new(Arc::new(table), HeaderValue::from_static("x"), None, None, 1);
+        let releases = Releases::Led(releases::Led::default());
+        (Task::new(shared.clone(), registry, world, releases), shared)
+    }
+
+    /// A model of two revisions on one replica.
+    fn model(endpoint: &str) -> Arc<Config> {
+        let revisions = "[{ name: v1, pool: p, upstream: a }, { name: v2, pool: p, upstream: b }]";
+        let yaml =
+            format!("pools: [{{ name: p, endpoints: [{endpoint}] }}]\nmodels: [{{ name: m, revisions: {revisions} }}]");
+        Arc::new(tutti_api::load(&yaml, "t", []).expect("a configuration"))
+    }
+
+    /// That v2 serves all.
+    fn to_v2(generation: u64) -> TrafficWord {
+        let revisions = vec![RevisionWeight { revision: "v2".to_owned(), weight: WHOLE }];
+        let model =
+            ModelTraffic { model: "m".to_owned(), generation, revisions, mirror: None, salt: 0, overridden: true };
+        TrafficWord { driver: "d".to_owned(), term: 1, generation, models: vec![model] }
+    }
+
+    #[tokio::test]
+    async fn a_word_waits_for_no_replica_that_a_new_configuration_asks() {
+        let (task, shared) = led(model("{ url: 'http://127.0.0.1:1' }"));
+        let control = task.start();
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let with_silent = model(&format!("{{ url: 'http://{}' }}", silent.local_addr().unwrap()));
+        let (reloads, config) = (control.clone(), with_silent.clone());
+        let reload = tokio::spawn(async move { reloads.reload(config).await });
+        let _asked = silent.accept().await.unwrap(); // and hears nothing, for seconds
+        assert_eq!(control.word(to_v2(7)).await, Some(Ok((1, 7))));
+        assert!(!reload.is_finished() && shared.table().config != with_silent, "it is not taken up yet");
+        let overridden =
+            |shared: &Shared| shared.table().splits().any(|(model, split)| model == "m" && split.overridden);
+        assert!(overridden(&shared));
+        reload.await.unwrap().unwrap();
+        assert!(shared.table().config == with_silent && overridden(&shared));
+    }
+
+    #[tokio::test]
+    async fn what_no_table_can_be_built_for_nobody_acknowledges() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = folder.path().join("key");
+        std::fs::write(&key, "secret").unwrap();
+        let (mut task, shared) = led(model(&format!("{{ url: 'http://127.0.0.1:1', apiKeyFile: {key:?} }}")));
+        assert_eq!(task.word(to_v2(3)).await, Ok((1, 3)));
+        let generation = shared.table().generation;
+        // As if no replica had been there for a while, so that nobody knows the key any more.
+        task.registry = Registry::default();
+        std::fs::remove_file(&key).unwrap();
+        for _ in 0..2 {
+            let refused = task.word(to_v2(4)).await.unwrap_err();
+            assert!(matches!(refused, NotTaken::Unbuilt { in_force: Some((1, 3)), .. }), "{refused}");
+            assert!(refused.to_string().ends_with("it goes by term 1, generation 3"), "{refused}");
+        }
+        assert_eq!(shared.table().generation, generation);
+        std::fs::write(&key, "secret").unwrap();
+        assert_eq!(task.word(to_v2(4)).await, Ok((1, 4)));
+    }
 
     #[tokio::test]
     async fn who_comes_to_the_address_of_a_drained_replica_that_is_long_gone_gets_work() {
@@ -429,11 +417,7 @@ mod tests {
         };
         let (one, both) =
             ("{ url: 'http://127.0.0.1:1' }", "{ url: 'http://127.0.0.1:1' }, { url: 'http://127.0.0.1:2' }");
-        let (mut registry, world) = (Registry::default(), World::default());
-        let table = Table::build(config(both), &world, 1, &mut registry).unwrap();
-        let shared = Shared::new(Arc::new(table), HeaderValue::from_static("x"), None, None, 1);
-        let releases = Releases::Led(releases::Led::default());
-        let mut task = Task { shared: shared.clone(), registry, world, releases };
+        let (mut task, shared) = led(config(both));
         let drained = || shared.table().pools[0].drained.len();
         let url = "http://127.0.0.1:2";
         task.drain(url, Wish::Drain { force: true }).await.unwrap();

@@ -8,6 +8,7 @@ mod adapters;
 mod adjusted;
 mod answers;
 mod batch;
+mod beginning;
 mod budget;
 mod calendar;
 pub mod classify;

@@ -12,6 +12,7 @@ use tutti_api::{Config, Timestamp};
 use tutti_control_plane::Standing;
 
 use crate::answers::Residents;
+use crate::beginning::Beginning;
 use crate::budget::Budget;
 use crate::demand::Demand;
 use crate::discovery::Discovery;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub refused_heads: AtomicU64,
     /// Changes whenever a connection has closed.
     pub(crate) closed: watch::Sender<()>,
+    /// Whether it serves already.
+    pub(crate) beginning: Beginning,
     /// How far it has come to its end.
     pub(crate) ending: Arc<Ending>,
     reloaded: Mutex<Reloaded>,
@@ -104,6 +107,7 @@ impl Shared {
             failed_handshakes: AtomicU64::new(0),
             refused_heads: AtomicU64::new(0),
             closed: watch::Sender::new(()),
+            beginning: Beginning::default(),
             ending: Arc::default(),
             reloaded: Mutex::new(Reloaded::now(None)),
             residents: Residents::default(),
@@ -116,6 +120,11 @@ impl Shared {
     /// The table as it is now.
     pub fn table(&self) -> Guard<Arc<Table>> {
         self.table.load()
+    }
+
+    /// Whether new work should come: what `/readyz` says.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ending.is_ready() && !self.beginning.waits()
     }
 
     /// Shows another table to all.

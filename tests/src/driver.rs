@@ -3,7 +3,7 @@
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Client, Finished, Fleet, Tutti, eventually, run};
+use crate::{Client, Clock, Finished, Fleet, Tutti, eventually, run};
 
 /// A driver, and the folder in which it keeps its releases.
 #[derive(Debug)]
@@ -25,10 +25,22 @@ impl Driver {
 
     /// Starts one with this configuration; it is not waited for.
     pub fn spawn(yaml: &str, state: TempDir) -> Self {
+        Self::spawn_with(yaml, state, &[])
+    }
+
+    fn spawn_with(yaml: &str, state: TempDir, env: &[(&str, &str)]) -> Self {
         let folder = &state.path().display().to_string();
         let arguments =
             ["scaler-metrics", "--drive", "--state", folder, "--config", "tutti.yaml", "--drive-admin", "127.0.0.1:0"];
-        Self { tutti: Tutti::spawn(&arguments, yaml, &[]), state }
+        Self { tutti: Tutti::spawn(&arguments, yaml, env), state }
+    }
+
+    /// Starts one that goes by this clock, and waits until it drives.
+    pub fn start_by(clock: &Clock, yaml: &str, state: TempDir) -> Self {
+        let env = clock.env();
+        let driver = Self::spawn_with(yaml, state, &env.each_ref().map(|(name, value)| (*name, value.as_str())));
+        driver.tutti.wait_said("tutti drives releases");
+        driver
     }
 
     /// Starts one, and waits until it drives.

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tutti_api::Timestamp;
 
 pub(crate) use self::resident::Residents;
+use crate::beginning;
 use crate::classify::{self, Ask};
 use crate::errors::{Code, Failure, json_response};
 use crate::exchange::ResponseBody;
@@ -38,6 +39,7 @@ fn own(ask: &Ask, shared: &Shared, caller: Option<&Key>) -> Result<Response<Resp
     Ok(match ask {
         Ask::Root => text(StatusCode::OK, "Ollama is running"),
         Ask::Health => text(StatusCode::OK, "ok"),
+        Ask::Ready if shared.beginning.waits() => text(StatusCode::SERVICE_UNAVAILABLE, beginning::WAITS),
         Ask::Ready if !shared.ending.is_ready() => text(StatusCode::SERVICE_UNAVAILABLE, "draining"),
         Ask::Ready => text(StatusCode::OK, "ready"),
         Ask::Version => with_instance(json_response(200, &json!({ "version": version(shared) })), shared),

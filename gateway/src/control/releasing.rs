@@ -2,13 +2,29 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tutti_api::TrafficWord;
 use tutti_control_plane::Report;
 
 use super::Task;
 use crate::releases::{Disobeyed, NotTaken, Releases, Wish};
+
+/// How soon a table that could not be built is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// A table that could not be built, so that what was decided is not in force.
+#[derive(Debug)]
+pub(super) struct Unbuilt {
+    why: String,
+    again: Instant,
+}
+
+impl Unbuilt {
+    pub(super) fn new(why: &str) -> Self {
+        Self { why: why.to_owned(), again: Instant::now() + AGAIN }
+    }
+}
 
 impl Task {
     /// Resolves when a release is to be looked at.
@@ -17,6 +33,7 @@ impl Task {
             Releases::Lone(lone) => lone.due(),
             Releases::Led(_) => None,
         };
+        let due = due.into_iter().chain(self.unbuilt.as_ref().map(|unbuilt| unbuilt.again)).min();
         async move {
             match due {
                 Some(due) => tokio::time::sleep_until(due.into()).await,
@@ -27,6 +44,9 @@ impl Task {
 
     /// Does what is due of releases by itself.
     pub(super) async fn release_tick(&mut self) {
+        if self.unbuilt.as_ref().is_some_and(|unbuilt| unbuilt.again <= Instant::now()) {
+            self.publish_again().await;
+        }
         let table = self.shared.table().clone();
         let Releases::Lone(lone) = &mut self.releases else { return };
         let before = lone.word();
@@ -59,7 +79,10 @@ impl Task {
                 // First it is kept: nobody is sent anywhere by what a restart would not know.
                 lone.keep().await;
                 if lone.word() != before {
-                    self.publish(table.config.clone()).await.map_err(Disobeyed::Failed)?;
+                    let unbuilt =
+                        |why| format!("it is decided, and not in force: the table for it cannot be built: {why}");
+                    let published = self.publish(table.config.clone()).await;
+                    published.map_err(|why| Disobeyed::Failed(unbuilt(why)))?;
                 }
                 self.tell();
                 self.report(&wish.model)
@@ -72,24 +95,39 @@ impl Task {
     pub(super) fn report(&mut self, model: &str) -> Result<Report, Disobeyed> {
         let table = self.shared.table().clone();
         match &mut self.releases {
-            Releases::Lone(lone) => lone.report(&table, model),
+            Releases::Lone(lone) => {
+                let mut report = lone.report(&table, model)?;
+                let unbuilt = self.unbuilt.as_ref();
+                report.warnings.extend(unbuilt.map(|unbuilt| {
+                    format!("this gateway goes by what was before: the table cannot be built: {}", unbuilt.why)
+                }));
+                Ok(report)
+            }
             Releases::Led(led) => Err(led.whose()),
         }
     }
 
-    /// Goes by a driver's word; yields once every queue does.
-    pub(super) async fn word(&mut self, word: TrafficWord) -> Result<(), NotTaken> {
+    /// Goes by a driver's word; yields once every queue does, with term and generation of what they go by.
+    pub(super) async fn word(&mut self, word: TrafficWord) -> Result<(u64, u64), NotTaken> {
         let Releases::Led(led) = &mut self.releases else { return Err(NotTaken::Lone) };
         let table = self.shared.table().clone();
         let lacks = lacking(&table.config, &word);
+        let age = word.age();
         if led.take(word)? {
-            let word = led.word().cloned();
-            self.publish_again().await;
+            // Others that start learn it here, whether or not this gateway can go by it.
             if let Some(peers) = &self.shared.peers {
-                peers.word.store(word.map(Arc::new));
+                peers.word.store(led.word().cloned().map(Arc::new));
+            }
+            if let Err(why) = self.publish(table.config.clone()).await {
+                tracing::error!(why, "the driver's word is not gone by: the table could not be built");
+                let in_force = match &self.releases {
+                    Releases::Led(led) => led.goes_by(),
+                    Releases::Lone(_) => None,
+                };
+                return Err(NotTaken::Unbuilt { why, in_force });
             }
         }
-        if lacks.is_empty() { Ok(()) } else { Err(NotTaken::Lacking(lacks.join(", "))) }
+        if lacks.is_empty() { Ok(age) } else { Err(NotTaken::Lacking(lacks.join(", "))) }
     }
 }
 

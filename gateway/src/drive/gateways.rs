@@ -13,7 +13,7 @@ use tutti_api::PeerSpec;
 use crate::peer::{self, Asks, Told, Untold};
 use crate::tls::Mutual;
 
-/// Most gateways.
+/// Most gateways. Those beyond are told nothing, and that is said.
 pub(super) const MAX: usize = 256;
 /// How often each is asked.
 const EVERY: Duration = Duration::from_millis(500);
@@ -39,13 +39,22 @@ pub(super) enum News {
     /// What came of a word of this age there.
     Obeyed(String, Age, Result<(), Untold>),
     /// Where gateways are now.
-    Found(Vec<String>),
+    Found(Found),
+}
+
+/// Where gateways are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// No more than [`MAX`].
+    pub(super) addresses: Vec<String>,
+    /// How many there are beyond.
+    pub(super) left_out: usize,
 }
 
 /// When who was asked.
 #[derive(Debug, Default)]
 pub(super) struct Poll {
-    known: Vec<String>,
+    known: Found,
     looked: Option<Instant>,
     /// Who is being told what: one word a gateway, the newest.
     telling: HashMap<String, (Age, AbortHandle)>,
@@ -57,17 +66,37 @@ pub(super) struct Poll {
 }
 
 /// Where gateways are now.
-pub(super) async fn addresses(spec: &PeerSpec) -> Vec<String> {
+pub(super) async fn addresses(spec: &PeerSpec) -> Found {
     let mut all: Vec<SocketAddr> = spec.addresses.iter().filter_map(|address| address.parse().ok()).collect();
     if let Some(name) = &spec.dns
         && let Ok(Ok(found)) = tokio::time::timeout(WITHIN, tokio::net::lookup_host(name.as_str())).await
     {
         all.extend(found);
     }
-    all.sort_unstable();
-    all.dedup();
-    all.truncate(MAX);
-    all.iter().map(ToString::to_string).collect()
+    Found::of(all)
+}
+
+impl Found {
+    /// The same ones again while these are the same: the order is that of the addresses.
+    fn of(mut all: Vec<SocketAddr>) -> Self {
+        all.sort_unstable();
+        all.dedup();
+        let left_out = all.len().saturating_sub(MAX);
+        all.truncate(MAX);
+        Self { addresses: all.iter().map(ToString::to_string).collect(), left_out }
+    }
+
+    /// What people are told of those beyond, if there are any.
+    pub(super) fn beyond(&self) -> Option<String> {
+        let Self { addresses, left_out } = self;
+        (*left_out > 0).then(|| {
+            format!(
+                "gateway.peer leads to {} gateways, and one driver drives {MAX} at most: {left_out} are told nothing, those \
+                 with the highest addresses",
+                addresses.len() + left_out
+            )
+        })
+    }
 }
 
 /// The highest term that any gateway knows, once no other driver is alive: one that has just ended is waited for.
@@ -101,7 +130,8 @@ async fn highest_term(mutual: &Arc<Mutual>, addresses: &[String]) -> Result<u64,
 
 impl Poll {
     /// Those that are known to be at these addresses.
-    pub(super) fn at(known: Vec<String>) -> Self {
+    pub(super) fn at(known: Found) -> Self {
+        say_beyond(&known);
         Self { known, looked: Some(Instant::now()), ..Self::default() }
     }
 
@@ -114,7 +144,12 @@ impl Poll {
                 let _ = news.send(News::Found(addresses(&spec).await)).await; // a driver that has ended hears nothing
             });
         }
-        self.known.clone()
+        self.known.addresses.clone()
+    }
+
+    /// What people are told of gateways that are too many, if there are any.
+    pub(super) fn beyond(&self) -> Option<String> {
+        self.known.beyond()
     }
 
     /// Where gateways are is to be asked for anew.
@@ -123,10 +158,14 @@ impl Poll {
     }
 
     /// Gateways are here. What was known stays where a name has no answer.
-    pub(super) fn found(&mut self, now: Vec<String>) {
-        if !now.is_empty() {
-            self.known = now;
+    pub(super) fn found(&mut self, now: Found) {
+        if now.addresses.is_empty() {
+            return;
         }
+        if now.left_out != self.known.left_out {
+            say_beyond(&now);
+        }
+        self.known = now;
     }
 
     /// Asks those whose turn it is.
@@ -171,7 +210,7 @@ impl Poll {
             let (mutual, word, news, to) = (mutual.clone(), word.clone(), news.clone(), address.clone());
             let told = tokio::spawn(async move {
                 let told = match to.parse() {
-                    Ok(at) => tokio::time::timeout(OBEYS_WITHIN, peer::tell(&mutual, at, word)).await,
+                    Ok(at) => tokio::time::timeout(OBEYS_WITHIN, peer::tell(&mutual, at, (age, word))).await,
                     Err(_) => Ok(Err(Untold::Unreached("it has no address".to_owned()))),
                 };
                 let late = || Err(Untold::Unreached(format!("no answer within {OBEYS_WITHIN:?}")));
@@ -209,5 +248,33 @@ impl Poll {
     /// Whether a gateway has not failed to take a word a moment ago.
     pub(super) fn may_tell(&self, address: &str) -> bool {
         self.failed.get(address).is_none_or(|at| at.elapsed() >= AGAIN)
+    }
+}
+
+fn say_beyond(found: &Found) {
+    if let Some(why) = found.beyond() {
+        tracing::error!("{why}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_beyond_the_most_are_said_and_always_the_same() {
+        let all =
+            |count: u16| -> Vec<SocketAddr> { (1..=count).rev().map(|port| ([127, 0, 0, 1], port).into()).collect() };
+        let some = Found::of([all(256), all(256)].concat());
+        assert_eq!((some.addresses.len(), some.left_out, some.beyond()), (256, 0, None), "each once");
+        let found = Found::of(all(300));
+        assert_eq!((found.addresses.len(), found.left_out), (256, 44));
+        assert!(found.addresses == some.addresses);
+        assert!(found.beyond().is_some_and(|why| why.contains("300 gateways") && why.contains("44 are told nothing")));
+        let mut poll = Poll::at(found.clone());
+        poll.found(Found::default());
+        assert_eq!(poll.beyond(), found.beyond(), "a name without an answer changes nothing");
+        poll.found(some);
+        assert_eq!(poll.beyond(), None);
     }
 }

@@ -111,7 +111,7 @@ impl Drive {
             return Err(another.to_owned());
         }
         let addresses = gateways::addresses(&spec).await;
-        keeper.begin(gateways::term_after_others(&mutual, &addresses).await?);
+        keeper.begin(gateways::term_after_others(&mutual, &addresses.addresses).await?);
         keeper.configure(&config);
         keeper.keep().await;
         let (asks, inbox) = mpsc::channel(COMMANDS);
@@ -208,7 +208,7 @@ impl Task {
     /// What a gateway has told, or done, or not.
     fn hear(&mut self, news: News) {
         match news {
-            News::Found(addresses) => self.polls.found(addresses),
+            News::Found(found) => self.polls.found(found),
             News::Told(address, Ok(told)) => {
                 if self.fleet.is(&address, &told.gateway) {
                     self.keeper.driver.forget(&address); // what the one before has seen is no part of what this one has
@@ -281,9 +281,9 @@ impl Task {
         for Waiting { model, age, reply, .. } in self.waiting.extract_if(.., over).collect::<Vec<_>>() {
             let silent = self.fleet.silent(age);
             let nobody = "it is decided, and no gateway is known that could go by it: gateway.peer leads to none";
-            let answer = match (self.fleet.count(), &*silent) {
-                (0, _) => Err(Disobeyed::Unacknowledged(nobody.to_owned())),
-                (_, []) => self.report(&model),
+            let answer = match (self.fleet.count(), &*silent, self.polls.beyond()) {
+                (0, ..) => Err(Disobeyed::Unacknowledged(nobody.to_owned())),
+                (_, [], None) => self.report(&model),
                 _ => Err(self.unacknowledged(&silent)),
             };
             let _ = reply.send(answer);
@@ -293,11 +293,13 @@ impl Task {
     fn unacknowledged(&self, silent: &[(String, String)]) -> Disobeyed {
         let named: Vec<String> = silent.iter().map(|(address, why)| format!("{address} ({why})")).collect();
         let (of, count) = (self.fleet.count(), silent.len());
-        Disobeyed::Unacknowledged(format!(
-            "it is decided, and {} of {of} gateways go by it; these have not acknowledged it: {}. They are told again until they do",
-            of - count,
-            named.join(", ")
-        ))
+        let mut what = format!("it is decided, and {} of {of} gateways go by it", of - count);
+        if !silent.is_empty() {
+            let named = named.join(", ");
+            what.push_str(&format!("; these have not acknowledged it: {named}. They are told again until they do"));
+        }
+        what.extend(self.polls.beyond().map(|beyond| format!(". {beyond}")));
+        Disobeyed::Unacknowledged(what)
     }
 
     fn report(&self, model: &str) -> Result<Report, Disobeyed> {
@@ -306,6 +308,7 @@ impl Task {
         report
             .warnings
             .extend(silent.into_iter().map(|(address, why)| format!("{address} does not go by this: {why}")));
+        report.warnings.extend(self.polls.beyond());
         Ok(report)
     }
 }

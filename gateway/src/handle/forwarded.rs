@@ -20,6 +20,7 @@ pub(crate) async fn forwarded(
     headers: HeaderMap,
     mut inbound: Inbound,
 ) -> Result<Response<ResponseBody>, Failure> {
+    shared.beginning.over().await; // its revision is chosen here
     let mut settlement = Settlement::begin(request_id(&headers));
     settlement.silence();
     let (api, ticket, named) = (inbound.api, inbound.ticket, std::mem::take(&mut inbound.model));

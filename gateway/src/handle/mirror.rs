@@ -82,6 +82,7 @@ fn whose(shared: &Shared, pool: &Pool) -> Whose {
 
 /// Takes over a copy from another gateway. `None`: it is not for here, or not whole.
 pub(crate) async fn taken_over(shared: Arc<Shared>, headers: HeaderMap, mut inbound: Inbound) -> Option<Copy> {
+    shared.beginning.over().await;
     let config = shared.table().config.clone();
     let limits = &config.gateway.limits;
     let budget = limits.buffered_bodies.bytes();

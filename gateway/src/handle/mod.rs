@@ -181,6 +181,7 @@ async fn serve(
         return answers::answer(&ask, shared, settlement.record.caller.as_deref(), LOOK_AGAIN).await;
     };
     settlement.record.api = Some(api);
+    shared.beginning.over().await;
     settlement.admit()?;
     let named = named(&head.headers, in_path)?;
     let ticket = Ticket::asked(&head.headers, settlement.record.started)?;

@@ -295,7 +295,7 @@ fn peers(peers: Option<&Peers>, page: &mut Page) {
 
 fn gateway(shared: &Shared, page: &mut Page) {
     let reload = shared.reload_outcome();
-    page.family(&f::READY).value([], u8::from(shared.ending.is_ready()));
+    page.family(&f::READY).value([], u8::from(shared.is_ready()));
     page.family(&f::CONNECTIONS).value([], shared.connections.load(Relaxed));
     page.family(&f::HEADS_REFUSED).value([], shared.refused_heads.load(Relaxed));
     page.family(&f::HANDSHAKES_FAILED).value([], shared.failed_handshakes.load(Relaxed));

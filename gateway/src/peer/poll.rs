@@ -71,6 +71,7 @@ pub(crate) fn start(spec: PeerSpec, peers: Arc<Peers>, shared: Arc<Shared>) {
 
 /// Where peers may be: what is listed, and what the name leads to now.
 fn addresses(spec: &PeerSpec, shared: &Shared) -> Vec<SocketAddr> {
+    static BEYOND: Seldom = Seldom::new();
     let mut all: Vec<SocketAddr> = spec.addresses.iter().filter_map(|address| address.parse().ok()).collect();
     if let Some(dns) = spec.dns.as_ref().and_then(|dns| dns.parse::<Address>().ok()) {
         match dns.name() {
@@ -83,6 +84,12 @@ fn addresses(spec: &PeerSpec, shared: &Shared) -> Vec<SocketAddr> {
     }
     all.sort_unstable();
     all.dedup();
+    if all.len() > MAX_PEERS
+        && let Some(unsaid) = BEYOND.say()
+    {
+        let (of, most) = (all.len(), MAX_PEERS);
+        tracing::error!(of, most, unsaid, "there are more gateways than know of each other: the others are not asked");
+    }
     all.truncate(MAX_PEERS);
     all
 }

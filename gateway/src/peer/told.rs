@@ -37,6 +37,9 @@ pub(crate) struct Acknowledged {
     /// Somebody else drives.
     #[serde(default)]
     pub(crate) superseded: bool,
+    /// Term and generation of what every queue goes by now, where it is taken.
+    #[serde(default)]
+    pub(crate) in_force: Option<(u64, u64)>,
 }
 
 /// Why a gateway does not go by a word.
@@ -111,10 +114,10 @@ pub(super) fn word(peers: &Peers) -> Bytes {
 
 /// Goes by a word; answers once every queue does.
 pub(super) async fn taken(control: Option<Control>, body: Incoming) -> Bytes {
-    let refused = |why: String| Acknowledged { refused: Some(why), superseded: false };
+    let refused = |why: String| Acknowledged { refused: Some(why), ..Acknowledged::default() };
     let said = match (read::<TrafficWord>(body).await, control) {
         (Ok(word), Some(control)) => match control.word(word).await {
-            Some(Ok(())) => Acknowledged::default(),
+            Some(Ok(age)) => Acknowledged { in_force: Some(age), ..Acknowledged::default() },
             Some(Err(why)) => {
                 let superseded = matches!(why, NotTaken::Older { .. } | NotTaken::Another { .. });
                 Acknowledged { superseded, ..refused(why.to_string()) }
@@ -165,16 +168,19 @@ pub(crate) async fn hear(mutual: &Mutual, address: SocketAddr, asks: Option<&Ask
     serde_json::from_slice(&body).map_err(|error| format!("it tells what cannot be read: {error}"))
 }
 
-/// Has a gateway go by a word.
+/// Has a gateway go by a word of this age.
 ///
 /// # Errors
-/// It does not answer, or does not take it.
-pub(crate) async fn tell(mutual: &Mutual, address: SocketAddr, word: Bytes) -> Result<(), Untold> {
+/// It does not answer, does not take it, or goes by an older one.
+pub(crate) async fn tell(mutual: &Mutual, address: SocketAddr, (age, word): ((u64, u64), Bytes)) -> Result<(), Untold> {
     let body = ask(mutual, address, (Method::PUT, TRAFFIC), word).await.map_err(Untold::Unreached)?;
     let unreadable = |_| Untold::Unreached("it answers nothing readable".to_owned());
     match serde_json::from_slice(&body).map_err(unreadable)? {
+        Acknowledged { refused: None, in_force: Some(now), .. } if now < age => {
+            Err(Untold::Refused(format!("it goes by term {}, generation {}", now.0, now.1)))
+        }
         Acknowledged { refused: None, .. } => Ok(()),
-        Acknowledged { refused: Some(why), superseded: true } => Err(Untold::Superseded(why)),
+        Acknowledged { refused: Some(why), superseded: true, .. } => Err(Untold::Superseded(why)),
         Acknowledged { refused: Some(why), .. } => Err(Untold::Refused(why)),
     }
 }

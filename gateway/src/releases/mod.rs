@@ -2,6 +2,7 @@
 //! them, whose word they keep. Decisions are [`tutti_control_plane`]'s.
 
 mod keeper;
+mod kept;
 mod led;
 mod lone;
 mod store;

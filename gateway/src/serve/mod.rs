@@ -27,8 +27,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use tutti_api::Config;
+use tokio::task::JoinSet;
+use tokio::time::timeout_at;
+use tutti_api::{Config, PeerSpec, TrafficWord};
 
+use crate::beginning;
 use crate::control::{Control, Task};
 use crate::demand;
 use crate::ending::Phase;
@@ -57,7 +60,8 @@ pub struct Options {
     pub token_file: PathBuf,
     /// What changes how much is said on the way; without it `/log-level` is no page.
     pub levels: Option<Arc<dyn Levels>>,
-    /// Where a lone gateway keeps what was decided of releases; `None`: nowhere.
+    /// Where a lone gateway keeps what was decided of releases, and beside it (`.word`) one among several what it goes by;
+    /// `None`: nowhere.
     pub releases: Option<PathBuf>,
     /// Whether another process may take over: not one that ends with more than itself.
     pub may_be_succeeded: bool,
@@ -108,7 +112,8 @@ impl Gateway {
         for url in predecessor.iter().flat_map(|predecessor| &predecessor.drained) {
             world.drains.insert(url);
         }
-        let releases = releases(&config, options.releases.clone(), admin_address).await;
+        let told = predecessor.as_ref().and_then(|predecessor| predecessor.word.clone());
+        let releases = releases(&config, options.releases.clone(), told, admin_address).await;
         world.traffic = releases.traffic();
         let table = Table::build(config.clone(), &world, 1, &mut registry).map_err(StartError::Endpoint)?;
         let shared = Shared::new(Arc::new(table), instance, tls, peers, files::connections());
@@ -116,41 +121,42 @@ impl Gateway {
         shared.keys.install(keys);
         let cores = core::Cores::start(options.cores, &shared).map_err(StartError::Thread)?;
         if !address.ip().is_loopback() && spec.auth_has_keys() && spec.tls.is_none() {
-            tracing::warn!(
-                listen = %address,
-                "keys cross the network in clear: whoever can listen there can use them. Only where something before \
-                 the gateway ends TLS is that as it should be"
-            );
+            warn_of_keys_in_clear(address);
         }
         let copies = ports.iter().chain(&peer).map(take_over::Port::copy).collect();
         let [listen, ops, admin] = ports.map(|port| port.listener);
         let accept = |listen| _ = tokio::spawn(accept::accept(listen, cores.doors(), shared.clone()));
-        let waits = match &predecessor {
-            Some(_) => Some(listen),
-            None => {
+        let tell = |ops| ops::start(ops, Port::Ops, shared.clone());
+        let (listen, ops) = match (&predecessor, &peer) {
+            (Some(_), _) => (Some(listen), Some(ops)),
+            (None, None) => {
                 accept(listen); // at once: an endpoint that leads back here is known by our own answer
-                None
+                (None, Some(ops))
+            }
+            (None, Some(_)) => {
+                shared.beginning.begin(); // nobody is served yet, and who asks for it is told why
+                accept(listen);
+                tell(ops);
+                (None, None)
             }
         };
-        let mut task = Task { shared: shared.clone(), registry, world, releases };
+        let mut task = Task::new(shared.clone(), registry, world, releases);
         task.take(config.clone()).await.map_err(StartError::Endpoint)?;
         let control = task.start();
         tokio::spawn(health::watch(shared.clone()));
         demand::start(shared.clone());
         tokio::spawn(loaders::watch(shared.clone()));
-        if let (Some(port), Some(peers), Some(spec)) = (peer, shared.peers.clone(), spec.peer.clone()) {
-            let _ = peers.control.set(control.clone());
-            peers::accept(port.listener, cores.doors(), shared.clone(), peers.clone());
-            peer::start(spec, peers.clone(), shared.clone());
-            peers.settled().await;
-            newest_word(&peers, &control).await;
+        if let Some((port, spec)) = peer.zip(spec.peer.clone()) {
+            join(port, spec, &cores, &shared, &control).await;
         }
-        ops::start(ops, Port::Ops, shared.clone());
+        ops.into_iter().for_each(tell);
         let admin_pages = Admin { token, control: control.clone(), levels: options.levels };
         ops::start(admin, Port::Admin(Arc::new(admin_pages)), shared.clone());
-        if let Some((listen, predecessor)) = waits.zip(predecessor) {
+        if let Some((listen, predecessor)) = listen.zip(predecessor) {
             accept(listen);
-            predecessor.relieve().await;
+            if let Some(word) = predecessor.relieve().await {
+                let _ = control.word(word).await; // an older one than is known is none
+            }
         }
         let offering = options.may_be_succeeded.then(|| offer(&options.token_file, copies, &shared)).flatten();
         let peer = peer_address;
@@ -211,10 +217,18 @@ impl Gateway {
     }
 }
 
-/// Who drives the releases: a gateway that knows others is told.
-async fn releases(config: &Config, file: Option<PathBuf>, admin: SocketAddr) -> Releases {
+fn warn_of_keys_in_clear(address: SocketAddr) {
+    tracing::warn!(
+        listen = %address,
+        "keys cross the network in clear: whoever can listen there can use them. Only where something before the \
+         gateway ends TLS is that as it should be"
+    );
+}
+
+/// Who drives the releases: a gateway that knows others is told. `told`: what the one before it was.
+async fn releases(config: &Config, file: Option<PathBuf>, told: Option<TrafficWord>, admin: SocketAddr) -> Releases {
     if config.gateway.peer.is_some() {
-        return Releases::Led(Led::default());
+        return Releases::Led(Led::open(file.map(|file| file.with_extension("word")), told));
     }
     let mut lone = Lone::open(&format!("the gateway at {admin} (process {})", std::process::id()), file);
     lone.configure(config);
@@ -222,28 +236,44 @@ async fn releases(config: &Config, file: Option<PathBuf>, admin: SocketAddr) -> 
     Releases::Lone(Box::new(lone))
 }
 
-/// Goes by the newest word that any of the others goes by, before this gateway is ready.
-async fn newest_word(peers: &Peers, control: &Control) {
-    let view = peers.view();
-    let asked = view.peers.iter().map(|(reach, _)| peer::spoken(&peers.mutual, reach.address));
-    let mut newest = None::<tutti_api::TrafficWord>;
-    for asked in asked {
-        // Who does not say within this goes by what others do.
-        let Ok(Ok(Some(word))) = tokio::time::timeout(WORD_WITHIN, asked).await else { continue };
+/// Joins the others: from now on they reach this gateway, which goes by the newest word that any of them goes by before it
+/// serves anybody.
+async fn join(port: take_over::Port, spec: PeerSpec, cores: &core::Cores, shared: &Arc<Shared>, control: &Control) {
+    let Some(peers) = shared.peers.clone() else { return };
+    let _ = peers.control.set(control.clone());
+    peers::accept(port.listener, cores.doors(), shared.clone(), peers.clone());
+    peer::start(spec, peers.clone(), shared.clone());
+    match newest_word(&peers).await {
+        None => {
+            tracing::info!("no other gateway has said what traffic goes by: it goes by what it was, or as configured")
+        }
+        Some(word) => {
+            if let Some(Err(why)) = control.word(word).await {
+                tracing::warn!(%why, "what the other gateways go by is not taken");
+            }
+        }
+    }
+    shared.beginning.end();
+}
+
+/// The newest word that any of the others goes by, of those that say so in time.
+async fn newest_word(peers: &Arc<Peers>) -> Option<TrafficWord> {
+    let until = tokio::time::Instant::now() + beginning::WITHIN;
+    let _ = timeout_at(until, peers.settled()).await; // who is not known by then is not asked
+    let mut asked = JoinSet::new();
+    for (reach, _) in &peers.view().peers {
+        let (peers, address) = (peers.clone(), reach.address);
+        asked.spawn(async move { peer::spoken(&peers.mutual, address).await });
+    }
+    let mut newest: Option<TrafficWord> = None;
+    while let Ok(Some(said)) = timeout_at(until, asked.join_next()).await {
+        let Ok(Ok(Some(word))) = said else { continue };
         if newest.as_ref().is_none_or(|newest| word.age() > newest.age()) {
             newest = Some(word);
         }
     }
-    if let Some(Some(Err(why))) = match newest {
-        Some(word) => Some(control.word(word).await),
-        None => None,
-    } {
-        tracing::warn!(%why, "what the other gateways go by is not taken");
-    }
+    newest
 }
-
-/// How long another gateway may take to say what it goes by.
-const WORD_WITHIN: Duration = Duration::from_secs(1);
 
 /// Offers the ports to a successor; a gateway can do without.
 fn offer(token_file: &Path, copies: Copies, shared: &Arc<Shared>) -> Option<take_over::Offering> {

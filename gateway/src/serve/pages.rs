@@ -14,6 +14,7 @@ use tutti_api::demand::{PROTOBUF, SnapshotView};
 use tutti_control_plane::{Refused as Refusal, Report};
 
 use super::admin::{self, Admin};
+use crate::beginning;
 use crate::demand;
 use crate::metrics::{self, Format};
 use crate::releases::{Disobeyed, Releasing, Wish};
@@ -39,6 +40,9 @@ pub(super) async fn respond(port: Port, shared: Arc<Shared>, request: Request<In
     }
     if !is_read(request.method()) {
         return wants("GET, HEAD");
+    }
+    if shared.beginning.waits() && path != "/healthz" {
+        return text(StatusCode::SERVICE_UNAVAILABLE, &format!("{}\n", beginning::WAITS)); // there is nothing to tell yet
     }
     match path {
         "/healthz" => text(StatusCode::OK, "ok\n"),

@@ -9,11 +9,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use tutti_api::TrafficWord;
 
 use super::wire::{Offer, Offered, Talk, Word};
 use super::{Port, WITHIN, folder, private, same_user};
 use crate::shared::Shared;
 
+/// Longest word of a driver that is told of, so that a line has room for it; a longer one is on the disk, and others have it.
+/// Unit: bytes.
+const MAX_WORD: usize = 32 << 10;
 /// Drained replicas that are told of at most, so that a line has room for them. Unit: URLs.
 const MAX_DRAINED: usize = 128;
 /// Talks at a time. Further ones wait.
@@ -98,7 +102,7 @@ impl State {
         // Until it serves or ends, however long it builds: given up, it would come to serve beside this one.
         let served = match talk.hear_at_last().await {
             // It must be there to hear this.
-            Ok(Word::Serves {}) => talk.say(Word::Leaves {}, &[]).await,
+            Ok(Word::Serves {}) => talk.say(Word::Leaves { word: self.word() }, &[]).await,
             Ok(_) => Err(unexpected()),
             Err(error) => Err(error),
         };
@@ -125,7 +129,15 @@ impl State {
             instance: self.shared.instance.to_str().unwrap_or_default().to_owned(),
             ports: ports.as_ref()?.iter().map(offered).collect(),
             drained: self.shared.table().drained.iter().take(MAX_DRAINED).map(ToString::to_string).collect(),
+            word: self.word(),
         })
+    }
+
+    /// The driver's word that this gateway goes by.
+    fn word(&self) -> Option<TrafficWord> {
+        let word = self.shared.peers.as_ref()?.word.load_full()?;
+        let fits = serde_json::to_vec(&*word).is_ok_and(|text| text.len() <= MAX_WORD);
+        fits.then(|| (*word).clone())
     }
 
     /// Gives copies of these ports' sockets.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tutti_api::Address;
+use tutti_api::{Address, TrafficWord};
 
 use super::wire::{Offer, Talk, Word};
 use super::{Port, WITHIN, folder, private, same_user};
@@ -21,12 +21,15 @@ pub(in crate::serve) struct Predecessor {
     pub(in crate::serve) instance: String,
     /// The URLs of replicas that are drained.
     pub(in crate::serve) drained: Vec<String>,
+    /// The driver's word that it goes by.
+    pub(in crate::serve) word: Option<TrafficWord>,
 }
 
 impl Predecessor {
     /// Tells it that this process accepts now, and waits a while until it does not any more. One that takes longer, on a
-    /// machine that was paused, is still listened to: it leaves only where it can say so.
-    pub(in crate::serve) async fn relieve(mut self) {
+    /// machine that was paused, is still listened to: it leaves only where it can say so. Yields the driver's word that it
+    /// went by last.
+    pub(in crate::serve) async fn relieve(mut self) -> Option<TrafficWord> {
         if let Err(error) = self.talk.say(Word::Serves {}, &[]).await {
             return self.has_left(Err(error));
         }
@@ -36,18 +39,23 @@ impl Predecessor {
                 tracing::warn!(predecessor = self.pid, "the one before does not leave yet: both serve");
                 tokio::spawn(async move {
                     let heard = self.talk.hear_at_last().await;
-                    self.has_left(heard);
+                    self.has_left(heard)
                 });
+                None
             }
         }
     }
 
-    fn has_left(&self, heard: io::Result<Word>) {
+    fn has_left(&self, heard: io::Result<Word>) -> Option<TrafficWord> {
         match heard {
-            Ok(Word::Leaves {}) => tracing::info!(predecessor = self.pid, "it has taken over: the one before drains"),
+            Ok(Word::Leaves { word }) => {
+                tracing::info!(predecessor = self.pid, "it has taken over: the one before drains");
+                return word;
+            }
             Ok(word) => tracing::warn!(predecessor = self.pid, ?word, "the one before says what it should not"),
             Err(error) => tracing::warn!(predecessor = self.pid, %error, "the one before has ended without a word"),
         }
+        None
     }
 }
 
@@ -85,8 +93,8 @@ pub(in crate::serve) async fn take<E: From<String>>(
     if came != shared.len() || ports.len() != wanted.len() {
         return Err(failed(io::Error::other(format!("{came} sockets came for {}", shared.len()))).into());
     }
-    let Offer { pid, instance, drained, .. } = offer;
-    Ok(Some((ports, Predecessor { talk, pid, instance, drained })))
+    let Offer { pid, instance, drained, word, .. } = offer;
+    Ok(Some((ports, Predecessor { talk, pid, instance, drained, word })))
 }
 
 /// The gateway among those in the folder that has some of these addresses, and the names of the ports they are.
@@ -184,6 +192,7 @@ mod tests {
             version: String::new(),
             instance: String::new(),
             drained: Vec::new(),
+            word: None,
             ports: vec![
                 port("listen", "127.0.0.1:0", "127.0.0.1:4000"),
                 port("ops", "localhost:4001", "127.0.0.1:4001"),

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::time::timeout;
+use tutti_api::TrafficWord;
 
 /// The protocol's number. It changes with whatever another version could misunderstand; fields may be added without.
 const PROTOCOL: u32 = 1;
@@ -38,7 +39,11 @@ pub(super) enum Word {
     /// The new one: it accepts.
     Serves {},
     /// The old one: it does not any more.
-    Leaves {},
+    Leaves {
+        /// What it went by last of a driver's, which may have come since it offered what it has.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        word: Option<TrafficWord>,
+    },
 }
 
 /// What a gateway has to give.
@@ -52,6 +57,9 @@ pub(super) struct Offer {
     /// The URLs of replicas that are drained.
     #[serde(default)]
     pub(super) drained: Vec<String>,
+    /// The driver's word that it goes by, where there is one and a line has room for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) word: Option<TrafficWord>,
 }
 
 /// A port to give.
@@ -217,6 +225,7 @@ mod tests {
         assert!(wrong(r#"{"tutti":2,"hi":[]}"#).contains("by protocol 2"));
         wrong(r#"{"tutti":1,"hi":[]}"#);
         wrong("GET / HTTP/1.1");
+        assert_eq!(read(br#"{"tutti":1,"leaves":{}}"#).unwrap(), Word::Leaves { word: None }, "what an older one says");
         let more = r#"{"tutti":1,"serves":{"since":5},"more":{}}"#;
         assert_eq!(read(more.as_bytes()).unwrap(), Word::Serves {}, "what is added later is no harm");
     }
