@@ -11,8 +11,10 @@ use sha2::{Digest, Sha256};
 /// How every key begins.
 const PREFIX: &str = "tutti_";
 const SMALL: &[u8] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+/// What ids begin with: in a keys file written by hand, without quotes, `79447732` or `1e234567` would be numbers.
+const LETTERS: &[u8] = b"abcdefghijklmnopqrstuvwxyz";
 const ALL: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-/// Unit: characters of [`SMALL`], 41 bits: ids are told apart, and are no secret.
+/// Unit: characters, a letter and then of [`SMALL`], 40 bits: ids are told apart, and are no secret.
 const ID: usize = 8;
 /// Unit: characters of [`ALL`]: the least that hold 256 bits.
 const SECRET: usize = 43;
@@ -32,7 +34,7 @@ impl NewKey {
     /// # Errors
     /// The system has no random numbers.
     pub fn make() -> io::Result<Self> {
-        let id = random(SMALL, ID)?;
+        let id = random(LETTERS, 1)? + &random(SMALL, ID - 1)?;
         let mut text = format!("{PREFIX}{id}_{}", random(ALL, SECRET)?);
         text.push_str(&checksum(&text));
         Ok(Self { id, text })
@@ -107,6 +109,7 @@ mod tests {
         assert_eq!(end, checksum(start));
         assert_eq!(text.len(), 64);
         assert_eq!(id_in(text), Some(&*key.id));
+        assert!(key.id.starts_with(|first: char| first.is_ascii_lowercase()), "{}", key.id);
         assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'));
         assert_eq!(key.id.len(), ID);
         assert!(!format!("{key:?}").contains(&text[15..]), "nothing prints it");
