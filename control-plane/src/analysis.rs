@@ -7,7 +7,7 @@
 //! slower). Each look is at all that was seen since the weights last changed, and at the last intervals alone
 //! ([`WINDOWS`]), so that a candidate which turns bad after a long good time is not hidden by that. An equal candidate fails
 //! with a chance of at most [`FALSE_ALARMS`] a release, however often it is judged: the k-th look may be wrong with a chance of
-//! 0.75 %/(k(k+1)) at all that was seen, which is 0.75 % over all of them, and of 0.075 %/(k(k+1)) at each window, and early
+//! 0.8 %/(k(k+1)) at all that was seen, which is 0.8 % over all of them, and of 0.05 %/(k(k+1)) at each window, and early
 //! ones, at 20, 40, 80 … requests and at errors alone, with 0.05 %, 0.025 % … . That windows overlap costs nothing: chances add up,
 //! however they depend on each other.
 
@@ -20,9 +20,9 @@ use crate::statistics::{binomial_tail, hypergeometric_tail, upper_bound};
 /// The highest chance that a release of an equal candidate is ended.
 pub const FALSE_ALARMS: f64 = 0.01;
 /// What of it looks after enough samples may use, at all that was seen.
-const WHOLE_LOOKS: f64 = 0.0075;
+const WHOLE_LOOKS: f64 = 0.008;
 /// What of it the same looks may use at the last intervals alone: all windows together.
-const RECENT_LOOKS: f64 = 0.0015;
+const RECENT_LOOKS: f64 = 0.001;
 /// What of it looks before there are enough samples may use.
 const EARLY_LOOKS: f64 = FALSE_ALARMS - WHOLE_LOOKS - RECENT_LOOKS;
 /// How long the windows are, the shortest first. Unit: intervals.
