@@ -165,10 +165,11 @@ impl World {
         });
     }
 
-    /// The dashboard's panels over the last seconds, as lines.
+    /// The dashboard's panels over the last seconds, as lines. The last of their points, a second apart, is now: every query
+    /// has an answer by now, and a second earlier some have none.
     fn panels(&self, lasted: f64) -> Vec<Panel> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
-        let from = now - lasted;
+        let from = now - lasted.ceil();
         let number =
             |value: &Value| value.as_str().and_then(|text| text.parse::<f64>().ok()).filter(|of| of.is_finite());
         let panel = |panel: &Value| {
