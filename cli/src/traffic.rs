@@ -28,7 +28,7 @@ pub(crate) struct Traffic {
     /// At once, whatever the configuration says
     #[arg(long, requires = "to", conflicts_with_all = ["canary", "blue_green"])]
     now: bool,
-    /// Step by step: shares, pauses, and `until-promoted`, as 5%,2m,50%,until-promoted
+    /// Step by step: shares, pauses, and `until-promoted`, as 5%,2m,50%,until-promoted; judged as a configured canary is
     #[arg(long, requires = "to", value_name = "STEP,…", value_delimiter = ',')]
     canary: Vec<Step>,
     /// All at once, when it has as many ready slots as the current revision

@@ -1,7 +1,7 @@
 //! What people want of a release.
 
 use serde::{Deserialize, Serialize};
-use tutti_api::{ModelSpec, Problem, Share, StrategySpec};
+use tutti_api::{ModelSpec, OnLost, Problem, Share, StrategySpec};
 
 use crate::evidence::{Heard, Ready};
 use crate::release::{Candidate, Millis, Release, Stage};
@@ -151,10 +151,11 @@ pub fn command(
     match command {
         Command::To { revision, how, mirror, force } => {
             let traffic = spec.traffic.as_ref();
+            let configured = traffic.and_then(|traffic| traffic.strategy.as_ref());
             let strategy = match how {
-                How::Configured => traffic.and_then(|traffic| traffic.strategy.clone()),
+                How::Configured => configured.cloned(),
                 How::Now => None,
-                How::By(strategy) => Some(judged(strategy)?),
+                How::By(typed) => Some(completed(judged(typed)?, configured)),
             };
             there(revision, *force || strategy.is_some())?;
             let (its, theirs) = (ready(revision), ready(&release.current));
@@ -204,6 +205,30 @@ fn judged(strategy: &StrategySpec) -> Result<StrategySpec, Refused> {
     };
     let problems: Vec<String> = strategy.problems().iter().map(shown).collect();
     if problems.is_empty() { Ok(strategy.clone()) } else { Err(Refused::NoStrategy(problems)) }
+}
+
+/// What was typed says how the change comes about. What it leaves open of how the candidate is judged, and of what becomes
+/// of one whose replicas are lost, is as configured: who types other steps does not do without what guards them.
+fn completed(mut typed: StrategySpec, configured: Option<&StrategySpec>) -> StrategySpec {
+    let Some(configured) = configured else { return typed };
+    if typed.on_lost_replicas == OnLost::default() {
+        typed.on_lost_replicas = configured.on_lost_replicas;
+    }
+    if let (Some(typed), Some(configured)) = (&mut typed.canary, &configured.canary)
+        && typed.analysis.is_none()
+    {
+        typed.analysis.clone_from(&configured.analysis);
+    }
+    if let (Some(typed), Some(configured)) = (&mut typed.blue_green, &configured.blue_green) {
+        let analyses = [
+            (&mut typed.pre_promotion_analysis, &configured.pre_promotion_analysis),
+            (&mut typed.post_promotion_analysis, &configured.post_promotion_analysis),
+        ];
+        for (typed, configured) in analyses.into_iter().filter(|(typed, _)| typed.is_none()) {
+            typed.clone_from(configured);
+        }
+    }
+    typed
 }
 
 fn resume(release: &mut Release, by: &str, now: Millis) -> Result<(), Refused> {
@@ -334,6 +359,29 @@ mod tests {
         driver.command("m", &Command::Rollback { to: None, force: false }, "me", 2).expect("it may");
         driver.command("m", &to_v2(by_hand), "me", 3).expect("it may");
         assert_eq!(resumed(&mut driver), Ok(()), "before it is ready too");
+    }
+
+    #[test]
+    fn what_is_typed_is_guarded_as_configured_where_it_does_not_say_otherwise() {
+        let strategy = |json: &str| -> StrategySpec { serde_json::from_str(json).expect("a strategy") };
+        let configured =
+            strategy(r#"{"canary":{"steps":[{"setWeight":"5%"}],"analysis":{"count":4}},"onLostReplicas":"rollback"}"#);
+        let typed = strategy(r#"{"canary":{"steps":[{"setWeight":"50%"}]}}"#);
+        assert_eq!(
+            completed(typed.clone(), Some(&configured)),
+            strategy(
+                r#"{"canary":{"steps":[{"setWeight":"50%"}],"analysis":{"count":4}},"onLostReplicas":"rollback"}"#
+            )
+        );
+        assert_eq!(completed(typed.clone(), None), typed);
+        let own = strategy(r#"{"canary":{"steps":[{"setWeight":"50%"}],"analysis":{"count":9}}}"#);
+        assert_eq!(completed(own.clone(), Some(&configured)).canary, own.canary);
+        let judged =
+            strategy(r#"{"blueGreen":{"prePromotionAnalysis":{"count":2},"postPromotionAnalysis":{"count":3}}}"#);
+        let switched = completed(strategy(r#"{"blueGreen":{"prePromotionAnalysis":{"count":7}}}"#), Some(&judged));
+        let both = r#"{"blueGreen":{"prePromotionAnalysis":{"count":7},"postPromotionAnalysis":{"count":3}}}"#;
+        assert_eq!(switched, strategy(both));
+        assert_eq!(completed(typed.clone(), Some(&judged)), typed, "one is not judged by what is for the other");
     }
 
     #[test]
