@@ -331,7 +331,7 @@ fn pools(table: &Table) -> Vec<PoolStatus> {
             ..replica(pool, of, Some(from))
         });
         let left = left.iter().filter(|replica| replica.pool == pool.name).map(|of| replica(pool, of, None));
-        let (name, queued) = (pool.name.to_string(), pool.owner.queued());
+        let (name, queued) = (pool.name.to_string(), pool.owner.queued() + pool.desk.waiting());
         PoolStatus { name, queued, waits: Vec::new(), replicas: named.chain(left).collect() }
     };
     table.pools.iter().map(|pool| of(pool)).collect()

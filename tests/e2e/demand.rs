@@ -31,6 +31,29 @@ const RISK: &str = "slots: 1\n    scale: { min: 1, max: 3, target: 50% }\nmodels
                     revisions: [{ name: v1, pool: p, upstream: m }]\n    slo: { ttft: 500ms, p99: 5s }";
 
 #[test]
+fn who_waits_to_go_with_others_is_told_too() {
+    let replica = simulator_with(Config { models: vec![Model::embedding("e", 1 << 20)], ..quick() });
+    let tutti = Tutti::start(&pool(&[replica.url()], "engine: openai\n    expose: all"));
+    let text = |text: &str| json!({ "model": "e", "input": text }).to_string();
+    for number in 0..3 {
+        assert_eq!(tutti.ask("POST", "/v1/embeddings", &text(&format!("known {number}"))).status, 200);
+    }
+    replica.set_fault(Some((Fault::Silent, Scope::Inference)));
+    let held = tutti.begin("/v1/embeddings", &text("held"));
+    reached(&replica, 4);
+    let others: Vec<Client> = (0..5).map(|_| tutti.begin("/v1/embeddings", &text("waits"))).collect();
+    eventually("each of them wants a slot, for none has gone with another yet, and waits ever longer", || {
+        let pool = demand(&tutti).pools[0].clone();
+        ((pool.queued, pool.in_flight) == (5, 1) && pool.oldest_ms > 0).then_some(())
+    });
+    drop((held, others));
+    eventually("nobody is there any more", || {
+        let pool = demand(&tutti).pools[0].clone();
+        ((pool.queued, pool.in_flight, pool.oldest_ms) == (0, 0, 0)).then_some(())
+    });
+}
+
+#[test]
 fn work_is_told_while_it_is_there_and_measured_when_it_is_over() {
     let replica = simulator();
     let tutti = Tutti::start(&pool(&[replica.url()], RISK));

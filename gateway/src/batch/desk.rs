@@ -92,6 +92,7 @@ pub(crate) struct Seat {
     pub(crate) charge: Charge,
     /// When it must have been answered to be of use.
     pub(crate) deadline: Option<Instant>,
+    since: Instant,
     pub(crate) tell: mpsc::UnboundedSender<Told>,
 }
 
@@ -190,7 +191,7 @@ impl Desk {
         inner.pace(model);
         let (gather, paces) = (&mut inner.gather, &mut inner.paces);
         let gathers = || paces.get_mut(model).is_some_and(|pace| pace.gathers(size.1));
-        let seat = || Seat { texts, id: id.clone(), charge, deadline, tell };
+        let seat = || Seat { texts, id: id.clone(), charge, deadline, since: Instant::now(), tell };
         let spot = match gather.arrive(key, (size, charge), limits, gathers, seat) {
             Arrival::Alone => return Arrived::Alone,
             Arrival::Full => return Arrived::Full,
@@ -252,6 +253,15 @@ impl Desk {
     /// How many wait to go with others.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Relaxed)
+    }
+
+    /// How many calls those who wait will make, and since when the first of them has waited.
+    pub(crate) fn demand(&self) -> (usize, Option<Instant>) {
+        if self.waiting() == 0 {
+            return (0, None);
+        }
+        let inner = self.lock();
+        (inner.gather.calls(), inner.gather.who().map(|seat| seat.since).min())
     }
 
     /// What was counted, and the texts of calls.

@@ -44,6 +44,8 @@ struct Group<T> {
     calls: usize,
     /// How many there may be before others wait: one a replica.
     width: usize,
+    /// The most callers that any of its calls had.
+    together: usize,
     /// Tenants in turn; of a tenant in the order in which they came.
     waiting: BTreeMap<Spot, Waiter<T>>,
     fair: Fair,
@@ -81,6 +83,16 @@ impl<T> Gather<T> {
         self.waiting.iter().sum()
     }
 
+    /// How many calls those who wait will make together, going by the largest ones so far.
+    pub(super) fn calls(&self) -> usize {
+        self.groups.values().map(|group| group.waiting.len().div_ceil(group.together)).sum()
+    }
+
+    /// All who wait, in no order.
+    pub(super) fn who(&self) -> impl Iterator<Item = &T> {
+        self.groups.values().flat_map(|group| group.waiting.values().map(|waiter| &waiter.who))
+    }
+
     /// Somebody comes, with so many texts of this weight. `gathers`: whether it is worth waiting for others.
     pub(super) fn arrive(
         &mut self,
@@ -91,7 +103,7 @@ impl<T> Gather<T> {
         who: impl FnOnce() -> T,
     ) -> Arrival {
         let width = width.max(1);
-        let new = || Group { calls: 0, width, waiting: BTreeMap::new(), fair: Fair::default() };
+        let new = || Group { calls: 0, width, together: 1, waiting: BTreeMap::new(), fair: Fair::default() };
         let group = self.groups.entry(key.clone()).or_insert_with(new);
         group.width = width;
         if group.waiting.is_empty() && (group.calls < width || !gathers()) {
@@ -144,6 +156,7 @@ impl<T> Gather<T> {
                 leaving.push(next);
             }
             group.calls += 1;
+            group.together = group.together.max(leaving.len());
             self.waiting[key.class as usize] -= leaving.len();
         }
         self.tidy(key);
@@ -191,6 +204,23 @@ mod tests {
             any::<prop::sample::Index>().prop_map(Step::End),
             any::<prop::sample::Index>().prop_map(Step::Leave),
         ]
+    }
+
+    #[test]
+    fn those_who_wait_want_as_many_calls_as_the_largest_so_far_tells() {
+        let most = Most { weight: 200, texts: 4, alone: false };
+        let mut gather = Gather::default();
+        let come = |gather: &mut Gather<()>, count| {
+            for _ in 0..count {
+                gather.arrive(&key(0), ((1, 8), (0, 1)), (1, 100), || true, || ());
+            }
+        };
+        come(&mut gather, 10); // the first goes at once
+        assert_eq!((gather.calls(), gather.who().count()), (9, 9));
+        assert_eq!(gather.ended(&key(0), |_| most).len(), 4);
+        assert_eq!(gather.calls(), 2, "of five who wait");
+        come(&mut gather, 4);
+        assert_eq!((gather.calls(), gather.who().count()), (3, 9));
     }
 
     proptest! {

@@ -12,7 +12,7 @@ use crate::limits::{self, Limit};
 const MAX_MODEL_NAME: usize = 256;
 
 /// Top-level keys that the gateway reads, or that change what a replica loads. They stand at most once, spelled so.
-const CONTROLLED: [&str; 11] = [
+const CONTROLLED: [&str; 12] = [
     "model",
     "stream",
     NAME,
@@ -22,6 +22,7 @@ const CONTROLLED: [&str; 11] = [
     "options",
     "keep_alive",
     PROMPT,
+    MAX_OUTPUT,
     "stream_options",
     "dimensions",
 ];
@@ -31,6 +32,9 @@ const NAME: &str = "name";
 
 /// What `/v1/completions` goes on from. A key as any other to the other APIs.
 const PROMPT: &str = "prompt";
+
+/// How much `/v1/responses` may answer. A key as any other to the other APIs.
+const MAX_OUTPUT: &str = "max_output_tokens";
 
 /// The longest raw form of a controlled key: every character a `\u` escape.
 const MAX_RAW_KEY: usize = 6 * "max_completion_tokens".len();
@@ -57,6 +61,8 @@ pub struct Reading {
     pub(super) model: Option<(Member, bool)>,
     pub(super) max_tokens: Option<Member>,
     pub(super) max_completion_tokens: Option<Member>,
+    /// That of `/v1/responses`.
+    pub(super) max_output_tokens: Option<Member>,
     pub(super) options: Option<Member>,
     pub(super) keep_alive: Option<Member>,
     /// OpenAI's `prompt`.
@@ -90,7 +96,8 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
     if let Some(failure) = wrong {
         return Err(failure);
     }
-    let [model, stream, name, encoding, max_tokens, max_completion_tokens, options, keep_alive, prompt, ..] = found;
+    let [model, stream, name, encoding, max_tokens, max_completion_tokens, options, keep_alive, prompt, output, ..] =
+        found;
     let stream = stream_of(api, stream)?;
     let base64 = api == Api::OpenAiEmbeddings && base64_of(body, encoding)?;
     let in_body = string(body, "model", model.as_ref())?;
@@ -112,6 +119,7 @@ pub fn read(api: Api, named: Option<String>, body: &[u8]) -> Result<Reading, Fai
         facts: Facts { api, model: name, stream, base64 },
         max_tokens,
         max_completion_tokens,
+        max_output_tokens: output,
         options,
         keep_alive,
         prompt,
@@ -128,7 +136,13 @@ fn note(api: Api, body: &[u8], member: Member, found: &mut [Option<Member>]) -> 
     }
     let Some((index, exact)) = controlled(raw) else { return Ok(()) };
     let key = CONTROLLED[index];
-    if (key == NAME && api != Api::OllamaShow) || (key == PROMPT && api != Api::OpenAiCompletions) {
+    let only = match key {
+        NAME => Some(Api::OllamaShow),
+        PROMPT => Some(Api::OpenAiCompletions),
+        MAX_OUTPUT => Some(Api::OpenAiResponses),
+        _ => None,
+    };
+    if only.is_some_and(|only| only != api) {
         return Ok(());
     }
     if !exact {

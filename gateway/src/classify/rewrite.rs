@@ -77,15 +77,28 @@ impl Reading {
         LoadWith { options: options.map(|options| body.slice(options.value.clone())) }
     }
 
-    /// How many tokens an answer may have, as far as the body says so by OpenAI's fields; vectors have none.
+    /// How many tokens an answer may have, as far as the body says so in its API's words; vectors have none. Below zero
+    /// `num_predict` bounds nothing, which is as though it were not said.
     pub(crate) fn most_tokens(&self, body: &[u8]) -> Option<u64> {
         if self.facts.api.operation() == "embeddings" {
             return Some(0);
         }
-        // The newer name is OpenAI's chat's alone, and goes before the older there.
-        let newer = self.max_completion_tokens.as_ref().filter(|_| self.facts.api == Api::OpenAiChat);
-        let said = [newer, self.max_tokens.as_ref()].into_iter().flatten().find(|said| said.kind != Kind::Null)?;
-        std::str::from_utf8(&body[said.value.clone()]).ok()?.parse().ok()
+        let (mut said, value) = (None, |member: &Member| member.value.clone());
+        if self.facts.api.takes_options() {
+            let options = value(self.options.as_ref().filter(|options| options.kind == Kind::Object)?);
+            // It is well formed: the body around it was read already. Of duplicates the replica takes the last.
+            let _ = json::members(&body[options.clone()], |member| {
+                if member.kind == Kind::Number && body[options.clone()][member.key.clone()] == *b"num_predict" {
+                    said = Some(options.start + member.value.start..options.start + member.value.end);
+                }
+            });
+        } else {
+            // The newer name is OpenAI's chat's alone, and goes before the older there.
+            let newer = self.max_completion_tokens.as_ref().filter(|_| self.facts.api == Api::OpenAiChat);
+            let names = [newer, self.max_tokens.as_ref(), self.max_output_tokens.as_ref()];
+            said = names.into_iter().flatten().find(|said| said.kind != Kind::Null).map(value);
+        }
+        std::str::from_utf8(&body[said?]).ok()?.parse().ok()
     }
 
     /// Whether an Ollama loads the model anew for this body with options that nobody can see afterwards.
@@ -242,6 +255,29 @@ mod tests {
         let reading = read(Api::OpenAiChat, None, &body).unwrap();
         let wanted = Wanted { engine: Engine::Openai, ..wanted("a") };
         assert_eq!(reading.rewrite(&body, &wanted).unwrap(), Rewrite::default());
+    }
+
+    #[test]
+    fn what_an_answer_may_have_is_read_in_the_words_of_each_api() {
+        let most = |api, fields: &str| {
+            let body = format!(r#"{{"model":"a",{fields}}}"#);
+            read(api, None, body.as_bytes()).unwrap().most_tokens(body.as_bytes())
+        };
+        for (api, fields, expected) in [
+            (Api::OllamaChat, r#""options":{"num_ctx":1,"num_predict":8000}"#, Some(8000)),
+            (Api::OllamaGenerate, r#""options":{"num_predict":1,"num_predict":2}"#, Some(2)),
+            (Api::OllamaChat, r#""options":{"num_predict":-1}"#, None),
+            (Api::OllamaChat, r#""options":{"num_predict":"9"}"#, None),
+            (Api::OllamaChat, r#""options":null,"max_tokens":7"#, None),
+            (Api::OllamaEmbed, r#""options":{"num_predict":7}"#, Some(0)),
+            (Api::OpenAiChat, r#""max_tokens":7,"max_completion_tokens":5"#, Some(5)),
+            (Api::OpenAiChat, r#""max_output_tokens":5"#, None),
+            (Api::OpenAiResponses, r#""max_output_tokens":5"#, Some(5)),
+            (Api::OpenAiResponses, r#""max_output_tokens":null"#, None),
+            (Api::AnthropicMessages, r#""max_tokens":7"#, Some(7)),
+        ] {
+            assert_eq!(most(api, fields), expected, "{api:?} {fields}");
+        }
     }
 
     fn pinning() -> Pins {

@@ -194,6 +194,9 @@ fn stands(shared: &Shared, table: &Table, groups: &Groups, in_use: &InUse, pool:
     let spec = table.config.pools.iter().find(|spec| *spec.name == *pool.name)?;
     let scale = spec.scale.clone().unwrap_or_default();
     let oldest = groups.get(&pool.name).into_iter().flatten().filter(|group| group.waiting > 0);
+    // Who waits to go with others is in no queue yet, and wants a slot with them.
+    let (gathered, since) = pool.desk.demand();
+    let gathering_ms = since.map_or(0, |since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX));
     let health = &pool.owner.health;
     let ready = pool.serving().filter(|replica| health.is_reachable(replica) && !health.is_ejected(replica)).count();
     let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
@@ -203,9 +206,9 @@ fn stands(shared: &Shared, table: &Table, groups: &Groups, in_use: &InUse, pool:
         slots_each: slots_of(spec).into(),
         replicas: count(pool.replicas.len()),
         ready: count(ready),
-        queued: pool.owner.queued() as u64,
+        queued: (pool.owner.queued() + gathered) as u64,
         in_flight: pool.replicas.iter().map(|replica| u64::from(replica.in_flight())).sum(),
-        oldest_ms: oldest.map(|group| group.oldest_ms).max().unwrap_or(0),
+        oldest_ms: oldest.map(|group| group.oldest_ms).max().unwrap_or(0).max(gathering_ms),
         target: scale.target.fraction(),
         floor: scale.min,
         release: shared.demand.floors.under(&pool.name, Instant::now()),
