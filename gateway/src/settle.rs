@@ -19,7 +19,7 @@ use crate::health::Cause;
 use crate::keys::AtOnce;
 use crate::log;
 use crate::metrics;
-use crate::record::{Phase, Record};
+use crate::record::{Outcome, Phase, Record};
 use crate::registry::Served;
 use crate::replica::Replica;
 use crate::schedule::Permit;
@@ -290,6 +290,9 @@ impl Settlement {
         let counted = self.record.served.as_ref().and_then(|served| served.counted.as_ref());
         // What another gateway holds the client of is counted there.
         let Some(counted) = counted.filter(|_| !self.silent || self.shadow) else { return };
+        if self.shadow && self.record.outcome() == Outcome::Cancelled {
+            return; // a copy gives way when somebody waits, however quick its replica is
+        }
         let waited = self.sent.saturating_duration_since(self.record.started);
         let engine = self.record.engine.unwrap_or_else(|| now.saturating_duration_since(self.sent));
         let first = self.record.first_byte.map(|first| first.saturating_sub(waited));

@@ -414,3 +414,35 @@ fn who_dies_with_all_requests_gives_them_back_where_that_is_configured() {
     assert_eq!((by.as_str(), what.ends_with("no replica serves it any more")), ("strategy", true), "{what}");
     assert_eq!(asked(&tutti), "v1");
 }
+
+#[test]
+fn who_leaves_before_the_first_byte_has_waited_at_least_so_long() {
+    let replicas = two();
+    replicas[1].set_fault(Some((Fault::Silent, Scope::Inference)));
+    let tutti = Tutti::start(&on(&replicas, &half("count: 2")));
+    let figures = || {
+        let figures = &report(&tutti)["revisions"]["v2"];
+        (figures["requests"].as_u64().unwrap_or(0), figures["errors"].as_u64().unwrap_or(0), figures["p99Ms"].as_f64())
+    };
+    let in_flight = |count: f64| {
+        let is_so = || tutti.metric("tutti_requests_in_flight", &["pool=\"b\""]) == count;
+        eventually("as many are worked on", || is_so().then_some(()));
+    };
+    let mut client = tutti.client();
+    client.send("POST", "/api/chat", &[("x-tutti-revision", "v2")], CHAT).unwrap();
+    in_flight(1.0);
+    let asked = Instant::now();
+    assert_eq!(asked_of_v1(&tutti), "v1"); // it takes its time, in which the other one waits
+    let waited = asked.elapsed();
+    drop(client);
+    in_flight(0.0);
+    let (requests, errors, p99) =
+        eventually("it is counted", || Some(figures()).filter(|(requests, ..)| *requests > 0));
+    assert_eq!((requests, errors), (1, 0));
+    assert!(p99.is_some_and(|p99| p99 >= waited.as_secs_f64() * 0.9e3), "{p99:?} of {waited:?}");
+}
+
+fn asked_of_v1(tutti: &Tutti) -> String {
+    let answer = tutti.client().ask("POST", "/api/chat", &[("x-tutti-revision", "v1")], CHAT);
+    answer.header("x-tutti-revision").unwrap_or_default().to_owned()
+}

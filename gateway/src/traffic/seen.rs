@@ -61,11 +61,13 @@ impl fmt::Debug for Counted {
 enum Says {
     Good,
     Bad,
+    /// Its client left before its first byte: that takes at least as long as he has waited for it.
+    Waited,
     Nothing,
 }
 
-/// What a request that is over says. What its client spoilt or left says nothing, and neither does what never came to a
-/// replica.
+/// What a request that is over says. What its client spoilt, or left within the answer, says nothing, and neither does what
+/// never came to a replica.
 fn says(record: &Record) -> Says {
     match record.outcome() {
         _ if record.replica.is_none() => Says::Nothing,
@@ -74,6 +76,7 @@ fn says(record: &Record) -> Says {
         Outcome::ReplicaError if record.status >= 500 || matches!(record.status, 404 | 429) => Says::Bad,
         Outcome::Failed(code) if code.row().fault == Fault::Replica => Says::Bad,
         Outcome::Failed(crate::errors::Code::NoReplica) => Says::Bad,
+        Outcome::Cancelled if record.first_byte.is_none() => Says::Waited,
         _ => Says::Nothing,
     }
 }
@@ -91,7 +94,9 @@ impl Counted {
             return;
         }
         self.engine[bucket(engine)].fetch_add(1, Relaxed);
-        if let Some(first) = first.filter(|_| record.streamed) {
+        // Whether the answer would have been a stream is not known.
+        let first = if said == Says::Waited { None } else { first.filter(|_| record.streamed) };
+        if let Some(first) = first {
             self.first_token[bucket(first)].fetch_add(1, Relaxed);
         }
     }
