@@ -126,6 +126,7 @@ impl Attempt<'_> {
             model: &self.reading.facts.model,
             pool: &route.pool.name,
             lot: self.choice.had(),
+            prefers: self.choice.prefers.as_deref(),
             revision: self.choice.pin.as_deref(),
             ticket: self.ticket,
             left: until.saturating_duration_since(Instant::now()),

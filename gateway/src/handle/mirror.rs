@@ -125,6 +125,7 @@ impl Copy {
             model: &self.model,
             pool: &self.route.pool.name,
             lot: 0,
+            prefers: None,
             revision: Some(&self.route.served.revision),
             ticket: self.ticket,
             left: Duration::ZERO, // it waits for nothing

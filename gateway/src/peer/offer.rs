@@ -40,8 +40,10 @@ pub(super) mod header {
     pub(in crate::peer) const SESSION: HeaderName = own("tutti-session");
     /// After how long its answer is of no use, if it said so. Unit: milliseconds.
     pub(in crate::peer) const DEADLINE: HeaderName = own("tutti-deadline-ms");
-    /// Its lot among its model's revisions, if it has drawn one, and the revision that it names.
+    /// Its lot among its model's revisions, if it has drawn one; the revision that it has been put together for; and the one
+    /// that it names.
     pub(in crate::peer) const LOT: HeaderName = own("tutti-lot");
+    pub(in crate::peer) const PREFERS: HeaderName = own("tutti-prefers");
     pub(in crate::peer) const REVISION: HeaderName = own("tutti-revision");
     /// How long it may wait. Unit: milliseconds.
     pub(in crate::peer) const LEFT: HeaderName = own("tutti-left-ms");
@@ -69,6 +71,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) pool: &'a str,
     /// Its lot among the model's revisions; 0 where it has drawn none.
     pub(crate) lot: u64,
+    /// The revision that it has been put together for, and has while that gets requests.
+    pub(crate) prefers: Option<&'a str>,
     /// The revision that it names.
     pub(crate) revision: Option<&'a str>,
     pub(crate) ticket: Ticket,
@@ -193,6 +197,7 @@ impl Asked<'_> {
         headers.insert(header::MODEL, text(self.model));
         headers.insert(header::POOL, text(self.pool));
         headers.insert(header::LOT, HeaderValue::from(self.lot));
+        headers.extend(self.prefers.map(|revision| (header::PREFERS, text(revision))));
         headers.extend(self.revision.map(|revision| (header::REVISION, text(revision))));
         let Ticket { class, tenant, cost, deadline, session } = self.ticket;
         headers.insert(header::PRIORITY, HeaderValue::from_static(class.name()));

@@ -126,7 +126,9 @@ impl Inbound {
             api: Api::ALL.iter().find(|api| api.path() == path).copied()?,
             model: text(&header::MODEL)?.to_owned(),
             pool: text(&header::POOL)?.into(),
-            choice: Choice::drawn(number(&header::LOT).unwrap_or(0)).naming(text(&header::REVISION).map(Into::into)),
+            choice: Choice::drawn(number(&header::LOT).unwrap_or(0))
+                .naming(text(&header::REVISION).map(Into::into))
+                .having(text(&header::PREFERS).map(Into::into)),
             ticket: Ticket {
                 class: Priority::ALL.into_iter().find(|known| known.name() == class)?,
                 tenant: number(&header::TENANT).unwrap_or(0),

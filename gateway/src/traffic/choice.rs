@@ -54,6 +54,11 @@ impl Choice {
         Self { pin, ..self }
     }
 
+    /// The same of a request that has been put together for a revision, or not.
+    pub(crate) fn having(self, prefers: Option<Box<str>>) -> Self {
+        Self { prefers, ..self }
+    }
+
     /// The lot; drawn now where there is none yet.
     pub(super) fn lot(&self, draw: impl FnOnce() -> u64) -> u64 {
         match self.lot.load(Relaxed) {
