@@ -24,7 +24,8 @@ use window::Window;
 pub const FRESH: Duration = Duration::from_secs(3);
 /// How long the word of a gateway counts that is not heard any more.
 pub const HOLD: Duration = Duration::from_secs(60);
-/// How long a scaler that has not heard every gateway asks for no less than there is.
+/// How long a scaler that has not heard every gateway asks for no less than there is, from the first word after none
+/// counted.
 pub const WARM: Duration = Duration::from_secs(60);
 /// How long work that is over keeps a pool active, so that whoever looks every 30 s sees it.
 pub const LINGER: Duration = Duration::from_secs(45);
@@ -42,6 +43,13 @@ struct Gateway {
     last: Option<Last>,
     /// Why it was not heard the last time.
     failing: Option<String>,
+}
+
+impl Gateway {
+    /// Whether its last word counts.
+    fn counts(&self, now: Instant) -> bool {
+        self.last.as_ref().is_some_and(|last| now.saturating_duration_since(last.at) < HOLD)
+    }
 }
 
 /// The last word of a gateway.
@@ -93,6 +101,8 @@ struct Memory {
 #[derive(Debug)]
 pub struct Fleet {
     started: Instant,
+    /// Since when those are waited for that were not heard: the first word after no word counted.
+    warming: Instant,
     /// Whether whoever knows where gateways are has said so.
     is_told: bool,
     gateways: BTreeMap<String, Gateway>,
@@ -106,6 +116,7 @@ impl Fleet {
     pub fn new(now: Instant) -> Self {
         Self {
             started: now,
+            warming: now,
             is_told: false,
             gateways: BTreeMap::new(),
             window: Window::new(now),
@@ -150,6 +161,9 @@ impl Fleet {
 
     /// The same for what is a snapshot.
     pub fn take(&mut self, address: &str, snapshot: Snapshot, now: Instant) -> Option<u64> {
+        if !self.is_sighted(now) {
+            self.warming = now; // the first one back is not the whole fleet
+        }
         let gateway = self.gateways.entry(address.to_owned()).or_default();
         gateway.failing = None;
         let before = gateway.last.take().filter(|last| last.instance == snapshot.instance);
@@ -275,6 +289,11 @@ impl Fleet {
     /// What was counted, by revision.
     pub fn counted(&self) -> impl Iterator<Item = (&Name, &Counted)> {
         self.counted.iter().map(|(name, (_, counted))| (name, counted))
+    }
+
+    /// Whether anybody's word counts.
+    fn is_sighted(&self, now: Instant) -> bool {
+        self.gateways.values().any(|gateway| gateway.counts(now))
     }
 
     /// Those whose word counts.

@@ -63,11 +63,12 @@ impl Fleet {
         })
     }
 
-    /// Whether enough is known to ask for less than there is.
+    /// Whether enough is known to ask for less than there is: every gateway has a word that counts, or who has none was
+    /// waited for long enough.
     pub fn is_warm(&self, now: Instant) -> bool {
-        let heard =
-            self.is_told && !self.gateways.is_empty() && self.gateways.values().all(|gateway| gateway.last.is_some());
-        heard || now.saturating_duration_since(self.started) >= WARM
+        let mut awaited = self.gateways.values().filter(|gateway| gateway.is_discovered);
+        let heard = self.is_told && self.is_sighted(now) && awaited.all(|gateway| gateway.counts(now));
+        heard || now.saturating_duration_since(self.warming) >= WARM
     }
 
     /// The pools that anybody tells of.

@@ -167,7 +167,40 @@ fn a_scaler_that_restarts_asks_for_no_less_until_it_has_heard_all() {
 
     let mut world = World::of(&["a", "b"]);
     world.pass(60, &mut [("a", &mut a)]);
+    assert!(world.is_blind(), "a minute since the first word is not over");
+    world.pass(1, &mut [("a", &mut a)]);
     assert!(!world.is_blind(), "b is waited for no longer");
+}
+
+#[test]
+fn the_first_one_back_after_nobody_was_heard_is_not_the_whole_fleet() {
+    let mut world = World::of(&["a", "b", "c"]);
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| {
+        let mut sim = Sim::new(name, 0, 0).with(0, 8);
+        (sim.pool.ready, sim.pool.replicas) = (8, 8);
+        sim
+    });
+    let silence = HOLD + 10 * SECOND;
+    world.pass(70, &mut [("a", &mut a), ("b", &mut b), ("c", &mut c)]);
+    assert_eq!(world.wanted(), 7.5);
+    world.now += silence;
+    assert!(world.is_blind());
+    world.pass(1, &mut [("a", &mut a)]);
+    assert!(world.is_blind(), "b and c may have work");
+    let mut busy = a.clone().with(40, 8);
+    busy.pool.oldest_ms = 2_000;
+    world.pass(1, &mut [("a", &mut busy)]);
+    assert_eq!(world.wanted(), 10.0, "more than there are is asked for all the same");
+    world.pass(20, &mut [("a", &mut a), ("b", &mut b)]);
+    assert!(world.is_blind(), "c may have work");
+    world.pass(20, &mut [("a", &mut a), ("b", &mut b), ("c", &mut c)]);
+    assert_eq!(world.wanted(), 7.5, "all were heard");
+
+    world.now += silence;
+    world.pass(60, &mut [("a", &mut a)]);
+    assert!(world.is_blind());
+    world.pass(1, &mut [("a", &mut a)]);
+    assert_eq!(world.wanted(), 2.5, "the others are waited for no longer");
 }
 
 #[test]
