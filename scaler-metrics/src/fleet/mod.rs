@@ -188,7 +188,7 @@ impl Fleet {
         let last = Last { at: now, instance, closed, pools, names, rows: by_name, open };
         let has_begun_since = Duration::from_millis(uptime_ms) < now.saturating_duration_since(self.started);
         let mut busy = self.count_all(&last, before.as_ref(), has_begun_since);
-        busy.extend(last.pools.iter().filter(|pool| pool.queued + pool.in_flight > 0).map(|pool| &*pool.name));
+        busy.extend(last.pools.iter().filter(|pool| pool.queued > 0 || pool.in_flight > 0).map(|pool| &*pool.name));
         for pool in busy {
             self.memory.entry(pool.to_owned()).or_default().busy = Some(now);
         }
@@ -216,7 +216,7 @@ impl Fleet {
                 None => row.clone(), // what was counted before anybody listened
             };
             let more = self.count(name, row, &earlier, last.at);
-            if row.queued + row.in_flight > 0 || more > 0 {
+            if row.queued > 0 || row.in_flight > 0 || more > 0 {
                 busy.insert(&*name.pool);
             }
         }
@@ -235,11 +235,13 @@ impl Fleet {
             None => self.counted.entry(name.clone()).or_insert((now, Counted::default())),
         };
         *at = now;
-        counted.arrivals += arrivals;
-        counted.ended += more(row.ended, before.ended);
-        counted.errors += more(row.errors, before.errors);
-        counted.input_tokens += more(row.input_tokens, before.input_tokens);
-        counted.output_tokens += more(row.output_tokens, before.output_tokens);
+        // Whatever a gateway says, a sum ends at the largest number there is.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut counted.arrivals, arrivals);
+        add(&mut counted.ended, more(row.ended, before.ended));
+        add(&mut counted.errors, more(row.errors, before.errors));
+        add(&mut counted.input_tokens, more(row.input_tokens, before.input_tokens));
+        add(&mut counted.output_tokens, more(row.output_tokens, before.output_tokens));
         arrivals
     }
 
@@ -247,7 +249,7 @@ impl Fleet {
     fn remember(&mut self, pool: &str, now: Instant) {
         let Some(stand) = self.pool(pool, now) else { return };
         let memory = self.memory.entry(pool.to_owned()).or_default();
-        memory.work.push_back((now, stand.queued + stand.in_flight));
+        memory.work.push_back((now, stand.requests()));
         while memory.work.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= MEAN) {
             memory.work.pop_front();
         }

@@ -83,7 +83,7 @@ impl Fleet {
     /// How a pool stands, by those whose word counts. `None`: none of them tells of it.
     pub fn stand(&self, pool: &str, now: Instant) -> Option<Stand> {
         let mut stand = self.pool(pool, now)?;
-        stand.work = self.mean(pool, (stand.queued + stand.in_flight) as f64, now);
+        stand.work = self.mean(pool, stand.requests() as f64, now);
         // It counts only while requests wait, and is much to gather.
         stand.guard = (stand.queued > 0).then(|| self.guard(pool, now)).flatten();
         Some(stand)
@@ -167,7 +167,7 @@ impl Fleet {
     fn has_work(&self, pool: &str, stand: &Stand, now: Instant) -> bool {
         let busy = self.memory.get(pool).and_then(|memory| memory.busy);
         let lingers = busy.is_some_and(|at| now.saturating_duration_since(at) < LINGER);
-        stand.queued + stand.in_flight > 0 || lingers || stand.floor.max(stand.release) > 0
+        stand.requests() > 0 || lingers || stand.floor.max(stand.release) > 0
     }
 
     /// What is answered for a pool.

@@ -280,6 +280,29 @@ fn garbage_changes_nothing_but_that_it_is_told() {
     assert!(world.fleet.gateways(world.now).any(|(_, _, failing)| failing.is_some()));
 }
 
+#[test]
+fn sums_of_numbers_that_cannot_be_end_at_the_largest() {
+    let most = u64::MAX;
+    let row =
+        Row { arrivals: most, ended: most, errors: most, input_tokens: most, output_tokens: most, ..Row::default() };
+    let mut world = World::of(&["a", "b"]);
+    world.now += SECOND; // they begin after us, so that all of it counts
+    let [mut a, mut b] = ["a", "b"].map(|name| {
+        let mut sim = Sim { row: row.clone(), ..Sim::new(name, 0, 0) }.with(most, most);
+        let rows = vec![SliceRow { ended: most, errors: most, ..SliceRow::default() }];
+        sim.closed = [0, 1].map(|number| Slice { number, end_ms: 0, length_ms: 0, rows: rows.clone() }).into();
+        sim
+    });
+    world.pass(3, &mut [("a", &mut a), ("b", &mut b)]);
+    assert!(world.is_active());
+    assert_eq!(world.wanted(), 10.0, "no more than there may be");
+    let sums: Vec<Counted> = world.fleet.counted().map(|(_, counted)| counted.clone()).collect();
+    let all = Counted { arrivals: most, ended: most, errors: most, input_tokens: most, output_tokens: most };
+    assert_eq!(sums, [all]);
+    let measured = world.fleet.measured(None, world.now).remove(&name()).expect("it was measured");
+    assert_eq!((measured.ended, measured.errors), (most, most));
+}
+
 fn slice(number: u64, end_ms: u64, values: &[u64]) -> Slice {
     let mut all = Gathered::default();
     values.iter().for_each(|value| all.observe(*value));
