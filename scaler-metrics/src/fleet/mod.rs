@@ -59,6 +59,7 @@ struct Last {
     instance: String,
     /// The number of the last closed slice that was taken in.
     closed: Option<u64>,
+    /// By name, so that who asks for one need not look at all.
     pools: Vec<Pool>,
     names: Vec<Name>,
     /// The row of each name that has one.
@@ -70,6 +71,12 @@ struct Last {
 impl Last {
     fn rows(&self) -> impl Iterator<Item = (&Name, &Row)> {
         self.names.iter().zip(&self.rows).filter_map(|(name, row)| Some((name, row.as_ref()?)))
+    }
+
+    /// What it says of the pool of this name.
+    fn pools_named(&self, name: &str) -> impl Iterator<Item = &Pool> {
+        let begin = self.pools.partition_point(|pool| *pool.name < *name);
+        self.pools[begin..].iter().take_while(move |pool| pool.name == name)
     }
 }
 
@@ -167,7 +174,8 @@ impl Fleet {
         let gateway = self.gateways.entry(address.to_owned()).or_default();
         gateway.failing = None;
         let before = gateway.last.take().filter(|last| last.instance == snapshot.instance);
-        let Snapshot { instance, uptime_ms, names, rows, pools, closed: slices, open, .. } = snapshot;
+        let Snapshot { instance, uptime_ms, names, rows, mut pools, closed: slices, open, .. } = snapshot;
+        pools.sort_by(|a, b| a.name.cmp(&b.name));
         let mut closed = before.as_ref().and_then(|last| last.closed);
         for slice in slices {
             if closed.is_some_and(|closed| slice.number <= closed) {

@@ -91,8 +91,8 @@ impl Fleet {
 
     /// The same, as it is at this moment.
     pub(super) fn pool(&self, name: &str, now: Instant) -> Option<Stand> {
-        let told = self.words(now).flat_map(|(_, last)| last.pools.iter().map(move |pool| (last.at, pool)));
-        let told: Vec<_> = told.filter(|(_, pool)| pool.name == name).collect();
+        let told = self.words(now).flat_map(|(_, last)| last.pools_named(name).map(move |pool| (last.at, pool)));
+        let told: Vec<_> = told.collect();
         let highest = told.iter().map(|(_, pool)| pool.epoch).max()?;
         // Of two words of one epoch (its owner has moved to another address) the later is right.
         let owner = told.iter().filter(|(_, pool)| pool.epoch == highest && highest > 0).max_by_key(|(at, _)| *at);

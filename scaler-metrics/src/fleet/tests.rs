@@ -268,6 +268,21 @@ fn a_pool_that_nobody_has_is_named_once_all_were_heard() {
 }
 
 #[test]
+fn of_many_pools_in_any_order_each_has_what_was_said_of_it() {
+    let mut world = World::of(&["a", "b"]);
+    for (gateway, names) in [("a", ["r", "p", "pp", "q"]), ("b", ["q", "q", "", "r"])] {
+        let mut said = Sim::new(gateway, 0, 0).says();
+        let pools = names.iter().zip(1..);
+        said.pools =
+            pools.map(|(name, queued)| Pool { name: (*name).to_owned(), queued, ..said.pools[0].clone() }).collect();
+        world.fleet.hear(gateway, &said.encode_to_vec(), world.now).expect("a snapshot");
+    }
+    let queued = ["", "p", "pp", "q", "r", "s"].map(|name| world.fleet.pool(name, world.now).map(|stand| stand.queued));
+    assert_eq!(queued, [Some(3), Some(2), Some(3), Some(7), Some(5), None]);
+    assert_eq!(world.fleet.pools(world.now), ["", "p", "pp", "q", "r"]);
+}
+
+#[test]
 fn garbage_changes_nothing_but_that_it_is_told() {
     let mut world = World::of(&["a"]);
     let mut a = Sim::new("a", 0, 0).with(0, 8);
