@@ -1,6 +1,6 @@
 //! Asks gateways for their demand: each again and again, on a connection that stays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,6 +24,8 @@ pub(crate) const EVERY: Duration = Duration::from_millis(250);
 /// How much longer it takes for each gateway there is, up to a second.
 const EACH: Duration = Duration::from_millis(5);
 const RARELY: Duration = Duration::from_secs(1);
+/// How often it is looked whether all are still asked.
+const TEND: Duration = Duration::from_secs(1);
 
 /// Asks those that there are, and lets go those that there are not any more.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -31,21 +33,36 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     let mut tasks: HashMap<String, JoinHandle<()>> = HashMap::new();
     loop {
         let addresses = known.borrow_and_update().clone();
-        tasks.retain(|address, task| {
-            addresses.contains(address) || {
-                task.abort();
-                false
-            }
-        });
         let every = (EACH * u32::try_from(addresses.len()).unwrap_or(u32::MAX)).clamp(EVERY, RARELY);
         shared.set_every(every);
-        for address in addresses {
-            let task = || tokio::spawn(ask(address.clone(), shared.clone()));
-            tasks.entry(address.clone()).or_insert_with(task);
-        }
-        if known.changed().await.is_err() {
+        tend(&mut tasks, &addresses, |address| tokio::spawn(ask(address, shared.clone())));
+        // Also where nothing changes it is looked whether all are still asked.
+        if let Ok(Err(_)) = tokio::time::timeout(TEND, known.changed()).await {
             return;
         }
+    }
+}
+
+/// Has one task for each of these addresses, and none for others.
+fn tend(
+    tasks: &mut HashMap<String, JoinHandle<()>>,
+    addresses: &BTreeSet<String>,
+    start: impl Fn(String) -> JoinHandle<()>,
+) {
+    tasks.retain(|address, task| {
+        if !addresses.contains(address) {
+            task.abort();
+            return false;
+        }
+        if task.is_finished() {
+            // None ends by itself: it has panicked, and its gateway would never be asked again.
+            tracing::error!(address, "the task that asks a gateway has died, and begins anew");
+            return false;
+        }
+        true
+    });
+    for address in addresses {
+        tasks.entry(address.clone()).or_insert_with(|| start(address.clone()));
     }
 }
 
@@ -96,4 +113,30 @@ async fn connect(address: &str) -> Result<Line, String> {
     let (send, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(|error| error.to_string())?;
     tokio::spawn(connection);
     Ok(send)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_died_is_started_anew_and_the_others_stay() {
+        let both: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
+        let mut tasks = HashMap::new();
+        let dies = |address: String| {
+            tokio::spawn(async move {
+                assert_ne!(address, "a", "as a bug would");
+                std::future::pending().await
+            })
+        };
+        tend(&mut tasks, &both, dies);
+        while !tasks["a"].is_finished() {
+            tokio::task::yield_now().await;
+        }
+        let stays = tasks["b"].id();
+        tend(&mut tasks, &both, |_| tokio::spawn(std::future::pending()));
+        assert!(!tasks["a"].is_finished() && tasks["b"].id() == stays);
+        tend(&mut tasks, &["b".to_owned()].into(), |_| tokio::spawn(std::future::pending()));
+        assert_eq!(tasks.keys().collect::<Vec<_>>(), ["b"]);
+    }
 }

@@ -29,6 +29,13 @@ pub struct Stand {
     pub guard: Option<f64>,
 }
 
+impl Stand {
+    /// Requests that wait or are worked on now. Gateways say any number: it ends at the largest there is.
+    pub fn requests(&self) -> u64 {
+        self.queued.saturating_add(self.in_flight)
+    }
+}
+
 /// A wait that is more than the gap between two requests: from here on who waits counts at once. Unit: milliseconds.
 pub const WAITS_MS: u64 = 1_000;
 /// The guard asks for so many times the replicas at most.
@@ -52,7 +59,7 @@ pub struct Terms {
 /// counts at once. `ready · min(P99/SLO, 2)`, only while requests wait: latency alone oscillates, for it is measured when
 /// a request is over, and says nothing where there are none.
 pub fn terms(stand: &Stand) -> Terms {
-    let now = (stand.queued + stand.in_flight) as f64;
+    let now = stand.requests() as f64;
     let at_once = stand.queued > 0 && (stand.ready == 0 || stand.oldest_ms >= WAITS_MS);
     let work = if at_once { stand.work.max(now) } else { stand.work };
     let each = f64::from(stand.slots_each.max(1)) * stand.target.clamp(0.01, 1.0);

@@ -24,7 +24,8 @@ use window::Window;
 pub const FRESH: Duration = Duration::from_secs(3);
 /// How long the word of a gateway counts that is not heard any more.
 pub const HOLD: Duration = Duration::from_secs(60);
-/// How long a scaler that has not heard every gateway asks for no less than there is.
+/// How long a scaler that has not heard every gateway asks for no less than there is, from the first word after none
+/// counted.
 pub const WARM: Duration = Duration::from_secs(60);
 /// How long work that is over keeps a pool active, so that whoever looks every 30 s sees it.
 pub const LINGER: Duration = Duration::from_secs(45);
@@ -44,6 +45,13 @@ struct Gateway {
     failing: Option<String>,
 }
 
+impl Gateway {
+    /// Whether its last word counts.
+    fn counts(&self, now: Instant) -> bool {
+        self.last.as_ref().is_some_and(|last| now.saturating_duration_since(last.at) < HOLD)
+    }
+}
+
 /// The last word of a gateway.
 #[derive(Debug)]
 struct Last {
@@ -51,6 +59,7 @@ struct Last {
     instance: String,
     /// The number of the last closed slice that was taken in.
     closed: Option<u64>,
+    /// By name, so that who asks for one need not look at all.
     pools: Vec<Pool>,
     names: Vec<Name>,
     /// The row of each name that has one.
@@ -62,6 +71,12 @@ struct Last {
 impl Last {
     fn rows(&self) -> impl Iterator<Item = (&Name, &Row)> {
         self.names.iter().zip(&self.rows).filter_map(|(name, row)| Some((name, row.as_ref()?)))
+    }
+
+    /// What it says of the pool of this name.
+    fn pools_named(&self, name: &str) -> impl Iterator<Item = &Pool> {
+        let begin = self.pools.partition_point(|pool| *pool.name < *name);
+        self.pools[begin..].iter().take_while(move |pool| pool.name == name)
     }
 }
 
@@ -93,6 +108,8 @@ struct Memory {
 #[derive(Debug)]
 pub struct Fleet {
     started: Instant,
+    /// Since when those are waited for that were not heard: the first word after no word counted.
+    warming: Instant,
     /// Whether whoever knows where gateways are has said so.
     is_told: bool,
     gateways: BTreeMap<String, Gateway>,
@@ -106,6 +123,7 @@ impl Fleet {
     pub fn new(now: Instant) -> Self {
         Self {
             started: now,
+            warming: now,
             is_told: false,
             gateways: BTreeMap::new(),
             window: Window::new(now),
@@ -150,10 +168,14 @@ impl Fleet {
 
     /// The same for what is a snapshot.
     pub fn take(&mut self, address: &str, snapshot: Snapshot, now: Instant) -> Option<u64> {
+        if !self.is_sighted(now) {
+            self.warming = now; // the first one back is not the whole fleet
+        }
         let gateway = self.gateways.entry(address.to_owned()).or_default();
         gateway.failing = None;
         let before = gateway.last.take().filter(|last| last.instance == snapshot.instance);
-        let Snapshot { instance, uptime_ms, names, rows, pools, closed: slices, open, .. } = snapshot;
+        let Snapshot { instance, uptime_ms, names, rows, mut pools, closed: slices, open, .. } = snapshot;
+        pools.sort_by(|a, b| a.name.cmp(&b.name));
         let mut closed = before.as_ref().and_then(|last| last.closed);
         for slice in slices {
             if closed.is_some_and(|closed| slice.number <= closed) {
@@ -174,7 +196,7 @@ impl Fleet {
         let last = Last { at: now, instance, closed, pools, names, rows: by_name, open };
         let has_begun_since = Duration::from_millis(uptime_ms) < now.saturating_duration_since(self.started);
         let mut busy = self.count_all(&last, before.as_ref(), has_begun_since);
-        busy.extend(last.pools.iter().filter(|pool| pool.queued + pool.in_flight > 0).map(|pool| &*pool.name));
+        busy.extend(last.pools.iter().filter(|pool| pool.queued > 0 || pool.in_flight > 0).map(|pool| &*pool.name));
         for pool in busy {
             self.memory.entry(pool.to_owned()).or_default().busy = Some(now);
         }
@@ -202,7 +224,7 @@ impl Fleet {
                 None => row.clone(), // what was counted before anybody listened
             };
             let more = self.count(name, row, &earlier, last.at);
-            if row.queued + row.in_flight > 0 || more > 0 {
+            if row.queued > 0 || row.in_flight > 0 || more > 0 {
                 busy.insert(&*name.pool);
             }
         }
@@ -221,11 +243,13 @@ impl Fleet {
             None => self.counted.entry(name.clone()).or_insert((now, Counted::default())),
         };
         *at = now;
-        counted.arrivals += arrivals;
-        counted.ended += more(row.ended, before.ended);
-        counted.errors += more(row.errors, before.errors);
-        counted.input_tokens += more(row.input_tokens, before.input_tokens);
-        counted.output_tokens += more(row.output_tokens, before.output_tokens);
+        // Whatever a gateway says, a sum ends at the largest number there is.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut counted.arrivals, arrivals);
+        add(&mut counted.ended, more(row.ended, before.ended));
+        add(&mut counted.errors, more(row.errors, before.errors));
+        add(&mut counted.input_tokens, more(row.input_tokens, before.input_tokens));
+        add(&mut counted.output_tokens, more(row.output_tokens, before.output_tokens));
         arrivals
     }
 
@@ -233,7 +257,7 @@ impl Fleet {
     fn remember(&mut self, pool: &str, now: Instant) {
         let Some(stand) = self.pool(pool, now) else { return };
         let memory = self.memory.entry(pool.to_owned()).or_default();
-        memory.work.push_back((now, stand.queued + stand.in_flight));
+        memory.work.push_back((now, stand.requests()));
         while memory.work.get(1).is_some_and(|(at, _)| now.saturating_duration_since(*at) >= MEAN) {
             memory.work.pop_front();
         }
@@ -275,6 +299,11 @@ impl Fleet {
     /// What was counted, by revision.
     pub fn counted(&self) -> impl Iterator<Item = (&Name, &Counted)> {
         self.counted.iter().map(|(name, (_, counted))| (name, counted))
+    }
+
+    /// Whether anybody's word counts.
+    fn is_sighted(&self, now: Instant) -> bool {
+        self.gateways.values().any(|gateway| gateway.counts(now))
     }
 
     /// Those whose word counts.

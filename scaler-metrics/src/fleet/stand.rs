@@ -63,11 +63,12 @@ impl Fleet {
         })
     }
 
-    /// Whether enough is known to ask for less than there is.
+    /// Whether enough is known to ask for less than there is: every gateway has a word that counts, or who has none was
+    /// waited for long enough.
     pub fn is_warm(&self, now: Instant) -> bool {
-        let heard =
-            self.is_told && !self.gateways.is_empty() && self.gateways.values().all(|gateway| gateway.last.is_some());
-        heard || now.saturating_duration_since(self.started) >= WARM
+        let mut awaited = self.gateways.values().filter(|gateway| gateway.is_discovered);
+        let heard = self.is_told && self.is_sighted(now) && awaited.all(|gateway| gateway.counts(now));
+        heard || now.saturating_duration_since(self.warming) >= WARM
     }
 
     /// The pools that anybody tells of.
@@ -82,7 +83,7 @@ impl Fleet {
     /// How a pool stands, by those whose word counts. `None`: none of them tells of it.
     pub fn stand(&self, pool: &str, now: Instant) -> Option<Stand> {
         let mut stand = self.pool(pool, now)?;
-        stand.work = self.mean(pool, (stand.queued + stand.in_flight) as f64, now);
+        stand.work = self.mean(pool, stand.requests() as f64, now);
         // It counts only while requests wait, and is much to gather.
         stand.guard = (stand.queued > 0).then(|| self.guard(pool, now)).flatten();
         Some(stand)
@@ -90,8 +91,8 @@ impl Fleet {
 
     /// The same, as it is at this moment.
     pub(super) fn pool(&self, name: &str, now: Instant) -> Option<Stand> {
-        let told = self.words(now).flat_map(|(_, last)| last.pools.iter().map(move |pool| (last.at, pool)));
-        let told: Vec<_> = told.filter(|(_, pool)| pool.name == name).collect();
+        let told = self.words(now).flat_map(|(_, last)| last.pools_named(name).map(move |pool| (last.at, pool)));
+        let told: Vec<_> = told.collect();
         let highest = told.iter().map(|(_, pool)| pool.epoch).max()?;
         // Of two words of one epoch (its owner has moved to another address) the later is right.
         let owner = told.iter().filter(|(_, pool)| pool.epoch == highest && highest > 0).max_by_key(|(at, _)| *at);
@@ -166,7 +167,7 @@ impl Fleet {
     fn has_work(&self, pool: &str, stand: &Stand, now: Instant) -> bool {
         let busy = self.memory.get(pool).and_then(|memory| memory.busy);
         let lingers = busy.is_some_and(|at| now.saturating_duration_since(at) < LINGER);
-        stand.queued + stand.in_flight > 0 || lingers || stand.floor.max(stand.release) > 0
+        stand.requests() > 0 || lingers || stand.floor.max(stand.release) > 0
     }
 
     /// What is answered for a pool.

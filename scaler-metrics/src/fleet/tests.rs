@@ -167,7 +167,40 @@ fn a_scaler_that_restarts_asks_for_no_less_until_it_has_heard_all() {
 
     let mut world = World::of(&["a", "b"]);
     world.pass(60, &mut [("a", &mut a)]);
+    assert!(world.is_blind(), "a minute since the first word is not over");
+    world.pass(1, &mut [("a", &mut a)]);
     assert!(!world.is_blind(), "b is waited for no longer");
+}
+
+#[test]
+fn the_first_one_back_after_nobody_was_heard_is_not_the_whole_fleet() {
+    let mut world = World::of(&["a", "b", "c"]);
+    let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| {
+        let mut sim = Sim::new(name, 0, 0).with(0, 8);
+        (sim.pool.ready, sim.pool.replicas) = (8, 8);
+        sim
+    });
+    let silence = HOLD + 10 * SECOND;
+    world.pass(70, &mut [("a", &mut a), ("b", &mut b), ("c", &mut c)]);
+    assert_eq!(world.wanted(), 7.5);
+    world.now += silence;
+    assert!(world.is_blind());
+    world.pass(1, &mut [("a", &mut a)]);
+    assert!(world.is_blind(), "b and c may have work");
+    let mut busy = a.clone().with(40, 8);
+    busy.pool.oldest_ms = 2_000;
+    world.pass(1, &mut [("a", &mut busy)]);
+    assert_eq!(world.wanted(), 10.0, "more than there are is asked for all the same");
+    world.pass(20, &mut [("a", &mut a), ("b", &mut b)]);
+    assert!(world.is_blind(), "c may have work");
+    world.pass(20, &mut [("a", &mut a), ("b", &mut b), ("c", &mut c)]);
+    assert_eq!(world.wanted(), 7.5, "all were heard");
+
+    world.now += silence;
+    world.pass(60, &mut [("a", &mut a)]);
+    assert!(world.is_blind());
+    world.pass(1, &mut [("a", &mut a)]);
+    assert_eq!(world.wanted(), 2.5, "the others are waited for no longer");
 }
 
 #[test]
@@ -235,6 +268,21 @@ fn a_pool_that_nobody_has_is_named_once_all_were_heard() {
 }
 
 #[test]
+fn of_many_pools_in_any_order_each_has_what_was_said_of_it() {
+    let mut world = World::of(&["a", "b"]);
+    for (gateway, names) in [("a", ["r", "p", "pp", "q"]), ("b", ["q", "q", "", "r"])] {
+        let mut said = Sim::new(gateway, 0, 0).says();
+        let pools = names.iter().zip(1..);
+        said.pools =
+            pools.map(|(name, queued)| Pool { name: (*name).to_owned(), queued, ..said.pools[0].clone() }).collect();
+        world.fleet.hear(gateway, &said.encode_to_vec(), world.now).expect("a snapshot");
+    }
+    let queued = ["", "p", "pp", "q", "r", "s"].map(|name| world.fleet.pool(name, world.now).map(|stand| stand.queued));
+    assert_eq!(queued, [Some(3), Some(2), Some(3), Some(7), Some(5), None]);
+    assert_eq!(world.fleet.pools(world.now), ["", "p", "pp", "q", "r"]);
+}
+
+#[test]
 fn garbage_changes_nothing_but_that_it_is_told() {
     let mut world = World::of(&["a"]);
     let mut a = Sim::new("a", 0, 0).with(0, 8);
@@ -245,6 +293,29 @@ fn garbage_changes_nothing_but_that_it_is_told() {
     }
     assert_eq!(world.wanted(), 2.5);
     assert!(world.fleet.gateways(world.now).any(|(_, _, failing)| failing.is_some()));
+}
+
+#[test]
+fn sums_of_numbers_that_cannot_be_end_at_the_largest() {
+    let most = u64::MAX;
+    let row =
+        Row { arrivals: most, ended: most, errors: most, input_tokens: most, output_tokens: most, ..Row::default() };
+    let mut world = World::of(&["a", "b"]);
+    world.now += SECOND; // they begin after us, so that all of it counts
+    let [mut a, mut b] = ["a", "b"].map(|name| {
+        let mut sim = Sim { row: row.clone(), ..Sim::new(name, 0, 0) }.with(most, most);
+        let rows = vec![SliceRow { ended: most, errors: most, ..SliceRow::default() }];
+        sim.closed = [0, 1].map(|number| Slice { number, end_ms: 0, length_ms: 0, rows: rows.clone() }).into();
+        sim
+    });
+    world.pass(3, &mut [("a", &mut a), ("b", &mut b)]);
+    assert!(world.is_active());
+    assert_eq!(world.wanted(), 10.0, "no more than there may be");
+    let sums: Vec<Counted> = world.fleet.counted().map(|(_, counted)| counted.clone()).collect();
+    let all = Counted { arrivals: most, ended: most, errors: most, input_tokens: most, output_tokens: most };
+    assert_eq!(sums, [all]);
+    let measured = world.fleet.measured(None, world.now).remove(&name()).expect("it was measured");
+    assert_eq!((measured.ended, measured.errors), (most, most));
 }
 
 fn slice(number: u64, end_ms: u64, values: &[u64]) -> Slice {

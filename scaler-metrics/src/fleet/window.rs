@@ -25,8 +25,8 @@ pub struct Measured {
 impl Measured {
     /// Adds what one gateway measured in one slice.
     pub fn add(&mut self, row: &SliceRow) {
-        self.ended += row.ended;
-        self.errors += row.errors;
+        self.ended = self.ended.saturating_add(row.ended);
+        self.errors = self.errors.saturating_add(row.errors);
         let pairs = [
             (&mut self.latency, &row.latency),
             (&mut self.ttft, &row.ttft),
@@ -39,8 +39,8 @@ impl Measured {
     }
 
     fn merge(&mut self, other: &Self) {
-        self.ended += other.ended;
-        self.errors += other.errors;
+        self.ended = self.ended.saturating_add(other.ended);
+        self.errors = self.errors.saturating_add(other.errors);
         self.latency.merge(&other.latency);
         self.ttft.merge(&other.ttft);
         self.queue.merge(&other.queue);
