@@ -124,10 +124,11 @@ impl Driver {
     }
 
     fn tick_model(&mut self, model: &str, now: Millis) -> bool {
-        let Some(release) = self.state.releases.get(model) else { return false };
+        let Some(release) = self.state.releases.get_mut(model) else { return false };
         if release.candidate.is_none() {
             self.marks.remove(model);
-            return false;
+            // Also while it is frozen: replicas are not kept for ever.
+            return release.former.take_if(|former| now >= former.until).is_some();
         }
         let release = release.clone();
         let mut evidence = self.evidence(&release);
@@ -148,9 +149,10 @@ impl Driver {
         changed
     }
 
-    /// Whether a change is under way, so that it is to be looked at again soon: also a frozen one has its floor.
+    /// Whether a change is under way, or what it replaced stays ready, so that it is to be looked at again soon: also a
+    /// frozen one has its floor.
     pub fn is_at_work(&self) -> bool {
-        self.state.releases.values().any(|release| release.candidate.is_some())
+        self.state.releases.values().any(|release| release.candidate.is_some() || release.former.is_some())
     }
 
     /// What gateways are to go by.
@@ -192,19 +194,16 @@ impl Driver {
     /// Replicas that pools need for what is under way: as many for a candidate as the current revision has; of the current one's
     /// pool one stays, also when it gets nothing any more, for there may be a way back. Pools never follow each other in a circle,
     /// which would hold the most that any of them ever had: of changes that would have them do so, one after the other has it.
-    pub fn floors(&self) -> Vec<Floor> {
+    /// After a switch the former revision's pool keeps what it had, for as long as the switch says.
+    pub fn floors(&self, now: Millis) -> Vec<Floor> {
         if !self.is_at_work() {
             return Vec::new();
         }
         let merged = self.merged(Says::Most);
         let under = |release: &Release| {
             let candidate = release.candidate.as_ref()?;
-            let pool = |revision: &str| {
-                let spec = self.specs.get(&release.model)?;
-                spec.revisions.iter().find(|of| of.name == revision).map(|of| of.pool.clone())
-            };
             let current = merged.get(&release.model).and_then(|of| of.get(&release.current));
-            let (pool, at) = (pool(&candidate.revision)?, pool(&release.current)?);
+            let (pool, at) = (self.pool(release, &candidate.revision)?, self.pool(release, &release.current)?);
             let replicas = current.map_or(1, |current| current.ready.replicas.max(1));
             Some((pool, at, replicas))
         };
@@ -223,7 +222,21 @@ impl Driver {
             let replicas = if in_circle { 1 } else { replicas };
             floors.extend([floor(pool, replicas), floor(at, 1)]);
         }
+        let stays = |release: &Release| {
+            let former = release.former.as_ref().filter(|former| now < former.until)?;
+            let (pool, at) = (self.pool(release, &former.revision)?, self.pool(release, &release.current)?);
+            // One pool of both follows the load of the one that serves: there only has to be a replica.
+            let replicas = if pool == at { 1 } else { former.replicas };
+            Some(Floor { pool, replicas, holds: FLOOR_HOLDS.min(former.until - now) })
+        };
+        floors.extend(self.state.releases.values().filter_map(stays));
         floors
+    }
+
+    /// The pool of a revision, where that is configured.
+    fn pool(&self, release: &Release, revision: &str) -> Option<String> {
+        let spec = self.specs.get(&release.model)?;
+        spec.revisions.iter().find(|of| of.name == revision).map(|of| of.pool.clone())
     }
 
     /// Takes up how a release stands; it has a new generation where gateways are to go by something else.
@@ -372,16 +385,16 @@ mod tests {
     #[test]
     fn a_candidate_has_a_floor_of_as_many_replicas_as_serve_until_the_change_is_over() {
         let mut driver = driver();
-        assert_eq!(driver.floors(), []);
+        assert_eq!(driver.floors(9), []);
         to(&mut driver, "v2");
         let floor = |pool: &str, replicas| Floor { pool: pool.to_owned(), replicas, holds: FLOOR_HOLDS };
-        assert_eq!(driver.floors(), [floor("green", 3), floor("blue", 1)], "one stays for the way back");
+        assert_eq!(driver.floors(9), [floor("green", 3), floor("blue", 1)], "one stays for the way back");
         driver.command("risk", &Command::Freeze, "somebody", 2).expect("it may");
-        assert!(driver.floors().len() == 2 && driver.is_at_work(), "while it is frozen too");
+        assert!(driver.floors(9).len() == 2 && driver.is_at_work(), "while it is frozen too");
         driver.command("risk", &Command::Rollback { to: None, force: false }, "somebody", 3).expect("it may");
-        assert_eq!(driver.floors(), []);
+        assert_eq!(driver.floors(9), []);
         to(&mut driver, "v3");
-        assert_eq!(driver.floors(), [floor("blue", 2)], "on one pool, however many it has");
+        assert_eq!(driver.floors(9), [floor("blue", 2)], "on one pool, however many it has");
     }
 
     #[test]
@@ -439,7 +452,7 @@ mod tests {
             driver.command(name, &wish, "somebody", number as u64).expect("it may");
         }
         let most = |driver: &Driver, pool: &str| {
-            driver.floors().into_iter().filter(|floor| floor.pool == pool).map(|floor| floor.replicas).max()
+            driver.floors(9).into_iter().filter(|floor| floor.pool == pool).map(|floor| floor.replicas).max()
         };
         assert_eq!((most(&driver, "green"), most(&driver, "blue")), (Some(8), Some(1)), "blue may become less");
         // And so may green then.

@@ -18,6 +18,6 @@ pub use command::{Command, How, Refused, command};
 pub use driver::{Driver, Floor, State};
 pub use evidence::{BUCKETS, Evidence, Heard, Histogram, Ready, Recent, RevisionHeard, Seen, bucket};
 pub use fleet::Fleet;
-pub use release::{Candidate, Entry, MAX_HISTORY, Millis, Release, Stage, observe, spec_hash};
+pub use release::{Candidate, Entry, Former, MAX_HISTORY, Millis, Release, Stage, observe, spec_hash};
 pub use report::{Figures, Report, Standing};
 pub use step::step;

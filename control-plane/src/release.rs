@@ -28,6 +28,9 @@ pub struct Release {
     /// The change under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,
+    /// The one that a switch has replaced, while it stays ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Former>,
     /// Who gets how much.
     pub weights: Vec<RevisionWeight>,
     /// Changes with each release.
@@ -99,6 +102,18 @@ pub struct Candidate {
     pub reference: Option<Seen>,
 }
 
+/// A revision that was replaced, and stays ready for a while: for who wants it back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Former {
+    /// Its name.
+    pub revision: String,
+    /// The replicas that served it when it was replaced.
+    pub replicas: u32,
+    /// How long it stays.
+    pub until: Millis,
+}
+
 /// How far a change is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -134,6 +149,7 @@ impl Release {
             current: wanted.to_owned(),
             previous: None,
             candidate: None,
+            former: None,
             weights: alone(wanted),
             salt: 0,
             generation: 0,
@@ -172,7 +188,7 @@ impl Release {
 
     /// Has a revision serve all from now on.
     pub(crate) fn switch(&mut self, to: &str, by: &str, why: &str, now: Millis) {
-        self.candidate = None;
+        (self.candidate, self.former) = (None, None);
         if self.current != to {
             self.previous = Some(std::mem::replace(&mut self.current, to.to_owned()));
         }
@@ -206,6 +222,7 @@ impl Release {
             None => (Stage::Preparing, "all at once, when it is ready"),
         };
         self.weights = alone(&self.current);
+        self.former = None;
         // Whoever comes first in one release comes anywhere in the next.
         self.salt = self.salt.wrapping_add(now | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let interval = candidate_analysis(&strategy).map_or(0, |spec| millis(spec.interval.get()));

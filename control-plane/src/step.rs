@@ -4,7 +4,7 @@ use tutti_api::{AnalysisSpec, BlueGreenSpec, CanarySpec, OnLost, Pause, WHOLE};
 
 use crate::analysis::{Verdict, judge};
 use crate::evidence::{Evidence, Recent};
-use crate::release::{Candidate, Millis, Release, Stage, millis};
+use crate::release::{Candidate, Former, Millis, Release, Stage, millis};
 
 /// How a release stands by what was seen and the time. It is the same release where nothing is to happen.
 pub fn step(release: &Release, evidence: &Evidence, now: Millis) -> Release {
@@ -21,10 +21,22 @@ pub fn step(release: &Release, evidence: &Evidence, now: Millis) -> Release {
         Outcome::Ends { by, why } => next.abort(by, &why, now),
         Outcome::Serves(why) => {
             let to = next.candidate.as_ref().map(|candidate| candidate.revision.clone()).unwrap_or_default();
+            let former = former(&next, evidence, now);
             next.switch(&to, "strategy", &why, now);
+            next.former = former;
         }
     }
     next
+}
+
+/// Of blue and green, the one that is replaced stays for a while with as many replicas as it has: a way back would find none
+/// otherwise, for nothing wants them any more.
+fn former(release: &Release, evidence: &Evidence, now: Millis) -> Option<Former> {
+    let strategy = &release.candidate.as_ref()?.strategy;
+    let blue_green = strategy.blue_green.as_ref().filter(|_| strategy.canary.is_none())?;
+    let until = now.saturating_add(millis(blue_green.scale_down_delay.get()));
+    let replicas = evidence.current_ready.replicas.max(1);
+    (until > now).then(|| Former { revision: release.current.clone(), replicas, until })
 }
 
 enum Outcome {

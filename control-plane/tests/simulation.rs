@@ -32,14 +32,18 @@ impl Random {
     }
 }
 
-/// How a revision behaves: its share of errors, and how much longer it takes than 300 ms.
+/// How a revision behaves: its share of errors, how much longer it takes than 300 ms, and where its answers are streams, how much
+/// later the first token comes than after 5 to 25 % of that.
 #[derive(Clone, Copy)]
 struct Kind {
     errors: f64,
     slower: f64,
+    first_token: Option<f64>,
 }
 
-const GOOD: Kind = Kind { errors: 0.005, slower: 1.0 };
+const GOOD: Kind = Kind { errors: 0.005, slower: 1.0, first_token: None };
+/// Its answers are streams.
+const STREAMS: Kind = Kind { first_token: Some(1.0), ..GOOD };
 
 const STEPS: &str = "{ setWeight: 25% }, { pause: 3m }, { setWeight: 50% }, { pause: 3m }";
 
@@ -95,7 +99,9 @@ fn release_by(steps: &str, seed: u64, kind: impl Fn(bool) -> Kind, with_all: Kin
             if random.next() < kind.errors {
                 seen[at].bad();
             } else {
-                seen[at].good(Duration::from_secs_f64(random.time() * kind.slower), None);
+                let whole = random.time() * kind.slower;
+                let first = kind.first_token.map(|later| whole * later * (0.05 + 0.2 * random.next()));
+                seen[at].good(Duration::from_secs_f64(whole), first.map(Duration::from_secs_f64));
             }
         }
         if seen[1].requests >= 500 && enough_since.is_none() {
@@ -156,6 +162,22 @@ fn a_candidate_that_is_twice_as_slow_is_ended_within_two_intervals() {
 }
 
 #[test]
+fn a_candidate_whose_first_token_alone_takes_twice_as_long_is_ended_within_two_intervals() {
+    let all = ends(STREAMS, Kind { first_token: Some(2.0), ..STREAMS }, 200);
+    eprintln!("twice as late: {} releases, {} rolled back in two intervals", all.len(), count(&all, is_soon));
+    assert!(count(&all, is_soon) >= 198, "{:?}", all.iter().filter(|end| !is_soon(**end)).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_equal_candidate_whose_answers_are_streams_is_ended_in_one_release_of_a_hundred_at_most() {
+    let all = ends(STREAMS, STREAMS, 500);
+    let ended = count(&all, |end| matches!(end, End::RolledBack(_)));
+    eprintln!("an equal candidate, by streams: {} releases, {ended} rolled back", all.len());
+    assert!(ended <= 5, "{ended}");
+    assert!(share(&all, |end| end == End::Promoted) >= 0.95, "and is promoted");
+}
+
+#[test]
 fn who_has_all_requests_at_the_last_step_is_judged_beside_what_was_seen_before() {
     const ALL: &str = "{ setWeight: 25% }, { pause: 3m }, { setWeight: 100% }, { pause: 3m }";
     let ends = |with_all| -> Vec<End> { (0..50).map(|seed| release_by(ALL, seed, |_| GOOD, with_all)).collect() };
@@ -166,7 +188,7 @@ fn who_has_all_requests_at_the_last_step_is_judged_beside_what_was_seen_before()
 
 #[test]
 fn where_both_are_equally_bad_it_is_not_the_candidate() {
-    let bad = Kind { errors: 0.3, slower: 4.0 };
+    let bad = Kind { errors: 0.3, slower: 4.0, ..GOOD };
     let all = ends(bad, bad, 100);
     assert!(share(&all, |end| matches!(end, End::RolledBack(_))) <= 0.01, "{all:?}");
 }

@@ -232,10 +232,10 @@ impl Task {
     async fn tick(&mut self) {
         let addresses = self.polls.addresses(&self.spec, &self.news);
         self.fleet.at(&addresses);
-        let (driver, name) = (&self.keeper.driver, &self.name);
+        let (keeper, name) = (&self.keeper, &self.name);
         // Much is merged for them: once, and only where anybody is asked now.
         let floors = OnceCell::new();
-        let asks = || Asks { driver: name.clone(), floors: floors.get_or_init(|| driver.floors()).clone() };
+        let asks = || Asks { driver: name.clone(), floors: floors.get_or_init(|| keeper.floors()).clone() };
         self.polls.ask(&addresses, &self.mutual, asks, &self.news);
         for gone in self.polls.gone(FORGET) {
             self.keeper.driver.forget(&gone);

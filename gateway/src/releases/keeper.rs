@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use tutti_api::Config;
-use tutti_control_plane::{Driver, Millis, Refused, Report, State};
+use tutti_control_plane::{Driver, Floor, Millis, Refused, Report, State};
 
 use super::{Disobeyed, Store, Wish};
 
@@ -59,6 +59,11 @@ impl Keeper {
 
     fn now(&self) -> Millis {
         self.began.0 + u64::try_from(self.began.1.elapsed().as_millis()).unwrap_or(0)
+    }
+
+    /// What pools need now.
+    pub(crate) fn floors(&self) -> Vec<Floor> {
+        self.driver.floors(self.now())
     }
 
     /// Takes up a configuration; whether anything is new for it.

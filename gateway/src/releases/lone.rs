@@ -86,7 +86,7 @@ impl Lone {
 
     /// What pools need for what is under way, and how all releases stand.
     pub(crate) fn stands(&self) -> (Vec<Floor>, Vec<Standing>) {
-        (self.keeper.driver.floors(), self.keeper.driver.standing())
+        (self.keeper.floors(), self.keeper.driver.standing())
     }
 
     /// Keeps what was decided.
