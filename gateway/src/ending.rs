@@ -27,8 +27,8 @@ pub(crate) struct Ending {
     /// What [`Self::changed`] says, for the hot path, which takes no lock.
     phase: AtomicU8,
     changed: watch::Sender<Phase>,
-    /// Another process has the ports.
-    succeeded: watch::Sender<bool>,
+    /// The process that has the ports, once another one does.
+    successor: watch::Sender<Option<u32>>,
 }
 
 impl Default for Ending {
@@ -36,7 +36,7 @@ impl Default for Ending {
         Self {
             phase: AtomicU8::new(0),
             changed: watch::Sender::new(Phase::Serving),
-            succeeded: watch::Sender::new(false),
+            successor: watch::Sender::new(None),
         }
     }
 }
@@ -63,19 +63,24 @@ impl Ending {
         let _ = self.changed.subscribe().wait_for(|now| *now >= phase).await;
     }
 
-    /// Another process has the ports, and answers there from now on.
-    pub(crate) fn succeed(&self) {
-        self.succeeded.send_replace(true);
+    /// This process has the ports, and answers there from now on.
+    pub(crate) fn succeed(&self, pid: u32) {
+        self.successor.send_replace(Some(pid));
     }
 
     /// Whether another process has them.
     pub(crate) fn is_succeeded(&self) -> bool {
-        *self.succeeded.borrow()
+        self.successor().is_some()
+    }
+
+    /// Which process has them, if it is another.
+    pub(crate) fn successor(&self) -> Option<u32> {
+        *self.successor.borrow()
     }
 
     /// Resolves when another process has them.
     pub(crate) async fn succeeded(&self) {
-        let _ = self.succeeded.subscribe().wait_for(|succeeded| *succeeded).await;
+        let _ = self.successor.subscribe().wait_for(Option::is_some).await;
     }
 
     /// Whether new work should come to this address: while it serves, or where another process does.
@@ -101,8 +106,9 @@ mod tests {
         ending.enter(Phase::Leaving);
         assert!(ending.has_reached(Phase::Draining) && !ending.has_reached(Phase::Over) && !ending.is_ready());
         ending.reached(Phase::Leaving).await;
-        ending.succeed();
+        ending.succeed(7);
         ending.succeeded().await;
+        assert_eq!(ending.successor(), Some(7));
         assert!(ending.is_ready());
     }
 }

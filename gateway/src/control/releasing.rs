@@ -27,17 +27,24 @@ impl Unbuilt {
 }
 
 impl Task {
-    /// Resolves when a release is to be looked at.
+    /// Resolves when a release is to be looked at, or is another process's from now on.
     pub(super) fn release_due(&self) -> impl Future<Output = ()> + use<> {
-        let due = match &self.releases {
-            Releases::Lone(lone) => lone.due(),
-            Releases::Led(_) => None,
+        let (due, drives) = match &self.releases {
+            Releases::Lone(lone) => (lone.due(), !lone.is_over()),
+            Releases::Led(_) => (None, false),
         };
+        let shared = self.shared.clone();
         let due = due.into_iter().chain(self.unbuilt.as_ref().map(|unbuilt| unbuilt.again)).min();
         async move {
-            match due {
-                Some(due) => tokio::time::sleep_until(due.into()).await,
-                None => pending().await,
+            let due = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = shared.ending.succeeded(), if drives => {}
             }
         }
     }
@@ -49,6 +56,12 @@ impl Task {
         }
         let table = self.shared.table().clone();
         let Releases::Lone(lone) = &mut self.releases else { return };
+        if let Some(successor) = self.shared.ending.successor() {
+            if !lone.is_over() {
+                lone.let_go(successor);
+            }
+            return;
+        }
         let before = lone.word();
         let is_new = lone.tick(&table);
         if is_new {
@@ -71,6 +84,10 @@ impl Task {
 
     /// Obeys somebody; yields once every queue goes by it.
     pub(super) async fn release(&mut self, wish: &Wish) -> Result<Report, Disobeyed> {
+        // Whoever has just been taken over decides nothing, and whoever has just taken over need not be asked again.
+        if self.shared.ending.is_succeeded() || matches!(&self.releases, Releases::Lone(lone) if lone.waits()) {
+            self.release_tick().await;
+        }
         let table = self.shared.table().clone();
         match &mut self.releases {
             Releases::Lone(lone) => {

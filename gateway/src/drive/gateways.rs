@@ -58,7 +58,9 @@ pub(super) struct Poll {
     looked: Option<Instant>,
     /// Who is being told what: one word a gateway, the newest.
     telling: HashMap<String, (Age, AbortHandle)>,
-    asked: HashMap<String, Instant>,
+    /// When who was asked last, and that: of what is out twice the older answer might come last, and read as if that
+    /// gateway had begun anew.
+    asked: HashMap<String, (Instant, AbortHandle)>,
     heard: HashMap<String, Instant>,
     failed: HashMap<String, Instant>,
     /// Who drives now.
@@ -176,23 +178,36 @@ impl Poll {
         asks: impl Fn() -> Asks,
         news: &mpsc::Sender<News>,
     ) {
-        let all: HashSet<&String> = addresses.iter().collect();
-        self.asked.retain(|address, _| all.contains(address));
+        self.keep(addresses);
         for address in addresses {
-            if self.asked.get(address).is_some_and(|at| at.elapsed() < EVERY) {
+            if !self.is_due(address) {
                 continue;
             }
-            self.asked.insert(address.clone(), Instant::now());
-            let (address, mutual, asks, news) = (address.clone(), mutual.clone(), asks(), news.clone());
-            tokio::spawn(async move {
-                let told = match address.parse() {
+            let (to, mutual, asks, news) = (address.clone(), mutual.clone(), asks(), news.clone());
+            let asked = tokio::spawn(async move {
+                let told = match to.parse() {
                     Ok(at) => tokio::time::timeout(WITHIN, peer::hear(&mutual, at, Some(&asks))).await,
                     Err(_) => return,
                 };
                 let told = told.unwrap_or_else(|_| Err(format!("no answer within {WITHIN:?}")));
-                let _ = news.send(News::Told(address, told)).await; // a driver that has ended hears nothing
+                let _ = news.send(News::Told(to, told)).await; // a driver that has ended hears nothing
             });
+            self.asked.insert(address.clone(), (Instant::now(), asked.abort_handle()));
         }
+    }
+
+    /// Forgets those that are at none of these addresses any more.
+    fn keep(&mut self, addresses: &[String]) {
+        let all: HashSet<&String> = addresses.iter().collect();
+        for (_, (_, asked)) in self.asked.extract_if(|address, _| !all.contains(address)) {
+            asked.abort();
+        }
+        self.failed.retain(|address, _| all.contains(address));
+    }
+
+    /// Whether it is a gateway's turn to be asked: never while it still is, until the answer is on its way to the driver.
+    fn is_due(&self, address: &str) -> bool {
+        self.asked.get(address).is_none_or(|(at, asked)| at.elapsed() >= EVERY && asked.is_finished())
     }
 
     /// Has gateways go by a word. One that is being told it is not told again; what is older is not waited for.
@@ -260,6 +275,29 @@ fn say_beyond(found: &Found) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_is_asked_is_not_asked_again_and_who_is_gone_is_forgotten() {
+        let mut poll = Poll::default();
+        let (answer, answered) = tokio::sync::oneshot::channel::<()>();
+        let asked = tokio::spawn(async move { _ = answered.await });
+        let long_ago = Instant::now().checked_sub(EVERY).unwrap();
+        assert!(poll.is_due("a"));
+        poll.asked.insert("a".to_owned(), (long_ago, asked.abort_handle()));
+        poll.failed("a");
+        poll.failed("b");
+        poll.keep(&["a".to_owned()]);
+        assert!(!poll.is_due("a"), "its answer is still out");
+        assert!(poll.failed.contains_key("a") && !poll.failed.contains_key("b"));
+        answer.send(()).unwrap();
+        asked.await.unwrap();
+        assert!(poll.is_due("a"));
+
+        let asked = tokio::spawn(std::future::pending::<()>());
+        poll.asked.insert("a".to_owned(), (long_ago, asked.abort_handle()));
+        poll.keep(&[]);
+        assert!(asked.await.unwrap_err().is_cancelled() && poll.asked.is_empty() && poll.failed.is_empty());
+    }
 
     #[test]
     fn those_beyond_the_most_are_said_and_always_the_same() {

@@ -16,6 +16,8 @@ pub(crate) struct Keeper {
     store: Option<Store>,
     /// What the operator should know.
     trouble: Option<String>,
+    /// Another process drives from now on, and for good.
+    is_over: bool,
     /// The system's clock when the process began: time goes on from there, however that is set meanwhile.
     began: (Millis, Instant),
 }
@@ -28,7 +30,7 @@ impl Keeper {
         let lost = || "there is no folder to keep it in, so that it is lost at the next start".to_owned();
         let trouble = store.is_none().then(lost);
         let driver = Driver::new(name, State::default());
-        Self { driver, name: name.to_owned(), store, trouble, began }
+        Self { driver, name: name.to_owned(), store, trouble, is_over: false, began }
     }
 
     /// Makes what is kept its own, unless another process has it.
@@ -51,10 +53,22 @@ impl Keeper {
         self.driver = Driver::new(&self.name, State { term: state.term.max(after), ..state });
     }
 
+    /// Lets what is kept go, to whoever drives from now on: nothing is decided here any more.
+    pub(crate) fn let_go(&mut self, successor: String) {
+        self.store = None;
+        self.trouble = Some(successor);
+        self.is_over = true;
+    }
+
+    /// Whether it was let go.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// Who has what is kept, if another process does.
     pub(crate) fn another(&self) -> Option<&str> {
         let waits = self.store.as_ref().is_some_and(|store| !store.is_ours());
-        self.trouble.as_deref().filter(|_| waits)
+        self.trouble.as_deref().filter(|_| waits || self.is_over)
     }
 
     fn now(&self) -> Millis {

@@ -34,25 +34,44 @@ impl Lone {
 
     /// When there is something to look at.
     pub(crate) fn due(&self) -> Option<Instant> {
-        let waits = self.keeper.another().is_some();
-        (waits || self.keeper.driver.is_at_work()).then_some(self.next)
+        let looks = !self.is_over() && (self.waits() || self.keeper.driver.is_at_work());
+        looks.then_some(self.next)
+    }
+
+    /// Whether a former process has not let go of what is kept yet.
+    pub(crate) fn waits(&self) -> bool {
+        !self.is_over() && self.keeper.another().is_some()
+    }
+
+    /// Whether another process has taken over, so that nothing is decided here any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.keeper.is_over()
+    }
+
+    /// Lets what is kept go: this process has taken over, and need not wait until this one has drained.
+    pub(crate) fn let_go(&mut self, successor: u32) {
+        self.keeper.let_go(format!("process {successor} has taken over from this gateway, and drives its releases"));
     }
 
     /// Takes up a configuration; whether anything is new for it.
     pub(crate) fn configure(&mut self, config: &Config) -> bool {
-        self.keeper.configure(config)
+        !self.is_over() && self.keeper.configure(config)
     }
 
     /// Does what is due by itself; whether anything is new for it.
     pub(crate) fn tick(&mut self, table: &Table) -> bool {
-        let waits = self.keeper.another().is_some();
+        if self.is_over() {
+            return false;
+        }
+        let waits = self.waits();
         self.next = Instant::now() + if waits { TAKE } else { TICK };
         if waits {
             self.keeper.claim();
-            self.keeper.begin(0);
-            if self.keeper.another().is_some() {
+            if self.waits() {
                 return false;
             }
+            // Only now: what the former process decided last is in it, and is news for the table here.
+            self.keeper.begin(0);
             self.keeper.configure(&table.config);
             return true;
         }

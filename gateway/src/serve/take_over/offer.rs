@@ -107,7 +107,7 @@ impl State {
             Err(error) => Err(error),
         };
         match served {
-            Ok(()) => self.shared.ending.succeed(),
+            Ok(()) => self.shared.ending.succeed(pid),
             Err(error) => tracing::warn!(successor = pid, %error, "it did not take over: serving on as before"),
         }
         Ok(())
