@@ -351,6 +351,18 @@ mod tests {
     }
 
     #[test]
+    fn a_word_that_comes_as_a_pause_is_over_skips_none_that_is_to_come() {
+        let mut driver = driver(1);
+        let steps = r#"[{"setWeight":"10%"},{"pause":"4s"},{"setWeight":"50%"},{"pause":"until-promoted"}]"#;
+        driver.command("m", &to_v2(&format!(r#"{{"canary":{{"steps":{steps}}}}}"#)), "me", 1).expect("it may");
+        driver.command("m", &Command::Resume, "me", 4_001).expect("it waits");
+        driver.tick(4_001);
+        assert_eq!(driver.release("m").map(|release| release.weight("v2")), Some(500_000), "and waits to be promoted");
+        assert_eq!(resumed(&mut driver), Ok(()));
+        assert_eq!(driver.release("m").map(|release| &*release.current), Some("v2"));
+    }
+
+    #[test]
     fn of_blue_and_green_a_word_is_waited_for_where_it_does_not_take_over_by_itself() {
         let mut driver = driver(0);
         driver.command("m", &to_v2(r#"{"blueGreen":{}}"#), "me", 1).expect("it may");

@@ -203,7 +203,8 @@ fn steps(
                 Some(Pause::UntilPromoted) => false,
                 None => true,
             };
-            if !over && !std::mem::take(&mut candidate.promoted) {
+            // The word first: one that came as the time was over would be taken for the next pause.
+            if !std::mem::take(&mut candidate.promoted) && !over {
                 return Outcome::Goes;
             }
         }

@@ -14,15 +14,18 @@ impl Reconciler {
     /// Gives somebody room, if need be by taking others' artefacts from the disk. What serves goes on serving: the engine
     /// has it, and only where that loses it, it has to be fetched again.
     pub(super) fn make_room(&mut self, room: Room) {
-        let answer = self.room(&room.path, room.bytes);
-        if answer.is_ok() && base::path(&self.wants.spec).as_ref() == Some(&room.path) {
-            self.bringing_base.reserved = room.bytes;
-        } else if answer.is_ok()
-            && let Some(entry) = self.entries.get_mut(&room.path)
-        {
-            entry.reserved += room.bytes;
+        let Room { path, bytes, answer } = room;
+        let found = self.room(&path, bytes);
+        let is_promised = found.is_ok();
+        // Who asked may have been stopped: then nothing is promised to anybody.
+        if answer.send(found).is_err() || !is_promised {
+            return;
         }
-        let _ = room.answer.send(answer); // who asked may have been stopped
+        if base::path(&self.wants.spec).as_ref() == Some(&path) {
+            self.bringing_base.reserved = bytes;
+        } else if let Some(entry) = self.entries.get_mut(&path) {
+            entry.reserved += bytes;
+        }
     }
 
     fn room(&mut self, path: &AdapterPath, bytes: u64) -> Result<(), Failure> {
