@@ -276,12 +276,11 @@ fn instead(candidate: &Candidate) -> Option<&'static str> {
         }
         Stage::Preparing => {
             // It may be its own time that it waits for: until there is something to judge it beside later.
-            let by_itself = blue_green.is_none_or(|spec| {
-                let passed = |analysis: &tutti_api::AnalysisSpec| candidate.passed >= analysis.count;
-                spec.auto_promotion_enabled
-                    && spec.pre_promotion_analysis.as_ref().is_none_or(passed)
-                    && spec.post_promotion_analysis.is_none()
-            });
+            let Some(spec) = blue_green else { return Some(REPLICA) };
+            let passed = |analysis: &tutti_api::AnalysisSpec| candidate.passed >= analysis.count;
+            let by_itself = spec.auto_promotion_enabled
+                && spec.pre_promotion_analysis.as_ref().is_none_or(passed)
+                && spec.post_promotion_analysis.is_none();
             by_itself.then_some("it waits until it has as many ready slots as the revision that serves")
         }
         Stage::Watching => None,

@@ -8,7 +8,7 @@ use tutti_api::{Engine, MirrorTo, ModelSpec, ModelTraffic, PoolSpec, TrafficWord
 use crate::command::{Command, Refused, command};
 use crate::evidence::{Evidence, Heard, Ready, RevisionHeard, Seen};
 use crate::mark::Mark;
-use crate::release::{Millis, Release, observe};
+use crate::release::{Millis, Release, is_at_once, observe};
 use crate::report::Standing;
 use crate::step::step;
 
@@ -73,8 +73,11 @@ impl Driver {
         self.marks.retain(|model, _| known(model));
         for spec in models {
             let release = self.state.releases.get(&spec.name).cloned();
-            if let Some(next) = observe(release.as_ref(), spec, now) {
-                self.set(next);
+            let Some(next) = observe(release.as_ref(), spec, now) else { continue };
+            let at_once = next.candidate.as_ref().is_some_and(|candidate| is_at_once(&candidate.strategy));
+            self.set(next);
+            if at_once {
+                self.tick_model(&spec.name, now); // where a replica is known to have it, it waits for nothing
             }
         }
         self.state != before
@@ -205,14 +208,14 @@ impl Driver {
             let current = merged.get(&release.model).and_then(|of| of.get(&release.current));
             let (pool, at) = (self.pool(release, &candidate.revision)?, self.pool(release, &release.current)?);
             let replicas = current.map_or(1, |current| current.ready.replicas.max(1));
-            Some((pool, at, replicas))
+            Some((pool, at, replicas, is_at_once(&candidate.strategy)))
         };
         let floor = |pool, replicas| Floor { pool, replicas, holds: FLOOR_HOLDS };
         let (mut floors, mut follows) = (Vec::new(), Vec::new());
-        for (pool, at, replicas) in self.state.releases.values().filter_map(under) {
+        for (pool, at, replicas, at_once) in self.state.releases.values().filter_map(under) {
             if pool == at {
                 // A trial needs a replica beside one that serves. How many there are says nothing: they would stay.
-                floors.push(floor(pool, 2));
+                floors.push(floor(pool, if at_once { 1 } else { 2 }));
                 continue;
             }
             let in_circle = is_followed(&pool, &at, &follows);

@@ -217,9 +217,10 @@ impl Release {
             return self.abort(by, "it is not wanted any more", now);
         }
         let Some(strategy) = strategy else { return self.switch(to, by, "at once", now) };
-        let (stage, how) = match strategy.canary {
-            Some(_) => (Stage::Step(0), "step by step"),
-            None => (Stage::Preparing, "all at once, when it is ready"),
+        let (stage, how) = match (&strategy.canary, &strategy.blue_green) {
+            (Some(_), _) => (Stage::Step(0), "step by step"),
+            (None, Some(_)) => (Stage::Preparing, "all at once, when it is ready"),
+            (None, None) => (Stage::Preparing, "as soon as a replica has it, proven"),
         };
         self.weights = alone(&self.current);
         self.former = None;
@@ -298,7 +299,9 @@ pub fn observe(before: Option<&Release>, spec: &ModelSpec, now: Millis) -> Optio
     let mut release = Release { spec_hash: hash, wanted: wanted.to_owned(), frozen: false, ..before.clone() };
     release.previous = release.previous.filter(|name| is_there(name));
     let traffic = spec.traffic.as_ref();
-    let strategy = traffic.and_then(|traffic| traffic.strategy.clone());
+    // Without one it is at once: who wrote it may not know that no replica has the revision yet, as who types it is told.
+    let strategy = traffic.and_then(|traffic| traffic.strategy.clone()).unwrap_or_default();
+    let mirror = traffic.and_then(|traffic| traffic.mirror).filter(|_| !is_at_once(&strategy));
     if !is_there(&release.current) {
         release.previous = None;
         release.switch(wanted, "configuration", "the former revision is not in the configuration any more", now);
@@ -308,15 +311,18 @@ pub fn observe(before: Option<&Release>, spec: &ModelSpec, now: Millis) -> Optio
     let goes_on = release
         .candidate
         .as_ref()
-        .is_some_and(|candidate| candidate.revision == wanted && strategy.as_ref() == Some(&candidate.strategy));
+        .is_some_and(|candidate| candidate.revision == wanted && strategy == candidate.strategy);
     if goes_on {
-        let mirror = traffic.and_then(|traffic| traffic.mirror);
         release.candidate.iter_mut().for_each(|candidate| candidate.mirror = mirror);
         return Some(release);
     }
     if release.current != wanted || release.candidate.is_some() {
-        let mirror = traffic.and_then(|traffic| traffic.mirror);
-        release.change(wanted, strategy, mirror, "configuration", now);
+        release.change(wanted, Some(strategy), mirror, "configuration", now);
     }
     Some(release)
+}
+
+/// Whether a change comes about at once: nothing is tried, judged, or waited for but a replica.
+pub(crate) fn is_at_once(strategy: &StrategySpec) -> bool {
+    strategy.canary.is_none() && strategy.blue_green.is_none()
 }

@@ -4,7 +4,7 @@ use tutti_api::{AnalysisSpec, BlueGreenSpec, CanarySpec, OnLost, Pause, WHOLE};
 
 use crate::analysis::{Verdict, judge};
 use crate::evidence::{Evidence, Recent};
-use crate::release::{Candidate, Former, Millis, Release, Stage, millis};
+use crate::release::{Candidate, Former, Millis, Release, Stage, is_at_once, millis};
 
 /// How a release stands by what was seen and the time. It is the same release where nothing is to happen.
 pub fn step(release: &Release, evidence: &Evidence, now: Millis) -> Release {
@@ -20,9 +20,12 @@ pub fn step(release: &Release, evidence: &Evidence, now: Millis) -> Release {
         Outcome::Goes => {}
         Outcome::Ends { by, why } => next.abort(by, &why, now),
         Outcome::Serves(why) => {
-            let to = next.candidate.as_ref().map(|candidate| candidate.revision.clone()).unwrap_or_default();
+            let candidate = next.candidate.as_ref();
+            let at_once = candidate.is_some_and(|candidate| is_at_once(&candidate.strategy));
+            let by = if at_once { "configuration" } else { "strategy" };
+            let to = candidate.map(|candidate| candidate.revision.clone()).unwrap_or_default();
             let former = former(&next, evidence, now);
-            next.switch(&to, "strategy", &why, now);
+            next.switch(&to, by, &why, now);
             next.former = former;
         }
     }
@@ -61,6 +64,7 @@ fn whole(release: &mut Release, candidate: &mut Candidate, evidence: &Evidence, 
     match (candidate.strategy.canary.clone(), candidate.strategy.blue_green.clone()) {
         (Some(canary), _) => steps(release, candidate, &canary, evidence, now),
         (None, Some(blue_green)) => blue_green_step(release, candidate, &blue_green, evidence, now),
+        (None, None) if evidence.candidate_ready.replicas == 0 => Outcome::Goes, // nobody has it, proven
         (None, None) => Outcome::Serves("at once".to_owned()),
     }
 }

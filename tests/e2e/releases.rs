@@ -307,6 +307,23 @@ fn a_configured_strategy_brings_a_configured_revision_about() {
 }
 
 #[test]
+fn a_configured_revision_is_waited_for_until_a_replica_has_it() {
+    let [a, other, b] = [simulator("ma"), simulator("other"), simulator("mb")];
+    let tutti = Tutti::start(&yaml([&a, &other], "revision: v1", ""));
+    tutti.write_config(&yaml([&a, &other], "revision: v2", ""));
+    tutti.wait_said("the changed configuration is in force");
+    assert_eq!(counted(&tutti, 4), BTreeMap::from([("v1".to_owned(), 4)]));
+    let history = good(&tutti, &["traffic", "risk", "--history"]);
+    assert!(history.contains("v2 is to serve, as soon as a replica has it, proven"), "{history}");
+    let ended = tutti.command(&["traffic", "risk", "--resume"]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("it waits for a replica that has it"), "{}", ended.stderr);
+    tutti.write_config(&yaml([&a, &b], "revision: v2", ""));
+    eventually("a replica has it", || (asked(&tutti, &[]) == "v2").then_some(()));
+    let page = good(&tutti, &["traffic", "risk"]);
+    assert!(page.contains("v2 serves all: at once (configuration,"), "{page}");
+}
+
+#[test]
 fn a_candidate_that_fails_is_rolled_back_with_the_reason() {
     let [a, b] = two();
     let canary = "revision: v2, strategy: { canary: { steps: [{ setWeight: 50% }, { pause: until-promoted }], analysis: { interval: 100ms, minSamples: 50 } } }";

@@ -53,6 +53,10 @@ impl Task {
         self.discover(&config, inbox).await;
         let taken = self.take_found(config, inbox).await;
         self.coming = None;
+        // What is wanted at once is, where a replica that was new here has it.
+        if taken.is_ok() && !inbox.asks.is_closed() {
+            self.release_tick().await;
+        }
         if taken.is_err() {
             self.discover(&before, inbox).await;
             self.shared.discovery.keep(&discovery::wanted(&before, &self.world.found));
