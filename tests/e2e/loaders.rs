@@ -93,8 +93,10 @@ fn requests_go_by_the_loaders_word_and_a_client_hears_why_there_is_nobody() {
     // A name alone is nothing where a loader speaks: an engine with the name of what is quarantined gets no request.
     let forged = name.replace(":v2-", ":v1-");
     ollama.post("/api/copy", &json!({ "source": "tutti-story", "destination": forged })).expect("a copy");
-    tutti.write_config(&config(&site, &["risk/v1", "risk/v2"], "r0"));
-    eventually("nobody again", || (asked(&tutti).0 == 503).then_some(()));
+    let ended = tutti.command(&["traffic", "risk", "--to", "r0"]);
+    assert!(ended.code == Some(1) && ended.stderr.contains("no replica that can be reached"), "{}", ended.stderr);
+    assert_eq!(tutti.command(&["traffic", "risk", "--to", "r0", "--force"]).code, Some(0));
+    assert_eq!(asked(&tutti).0, 503, "nobody again");
 }
 
 #[test]
