@@ -198,17 +198,20 @@ fn of_blue_and_green_a_bad_one_is_seen_by_copies_alone_and_never_promoted() {
             &|replica: &Running| replica.set_fault(Some((Fault::RunnerDied, Scope::EachNth(20)))),
             "requests failed, of the current",
         ),
-        (&|replica: &Running| slow(replica, 50), "the P99"),
+        // So far apart that what the machine adds to both hides nothing.
+        (&|replica: &Running| slow(replica, 240), "the P99"),
     ];
     for (turns, why) in bad {
         let replicas = two();
-        slow(&replicas[0], 25);
+        slow(&replicas[0], 60);
         turns(&replicas[1]);
         let tutti = Tutti::start(&on(&replicas, &by_copies(&format!("interval: 1s, minSamples: {LEAST}"))));
         let load = Load::on(&[&tutti], 24);
         good(&tutti, &["traffic", "m", "--to", "v2"]);
         let over = ended(|| report(&tutti));
-        is_rolled_back(&over, why);
+        // A moment in which the machine did nothing is in either's times until it is no more in the last intervals'; that two
+        // are enough without such moments is what the simulation holds.
+        is_rolled_back_within(3 * INTERVAL, &over, why);
         let loaded = load.end();
         assert!(loaded.failed.is_empty(), "no client had anything of it: {:?}", loaded.failed);
         let promoted =
